@@ -1,0 +1,125 @@
+"""Rows to batches: what training reads, and in which order, as functions of (seed, epoch, row).
+
+The sampler yields (epoch, index) pairs, so that a loader worker knows the epoch without shared state, and
+an item's augmentation is drawn from generators seeded by (seed, epoch, row_id): a row is augmented the same
+way whatever the number of workers or processes, and after a resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from hfxfer import console
+from hfxfer.data import Split
+from hfxfer.recipe import Recipe
+from hfxfer.tasks._task import Problem, Task
+
+ENCODE_CHUNK = 1000
+MEGABATCH = 50
+"""Batches in the window within which items are sorted by length (as transformers' LengthGroupedSampler)."""
+
+
+class TrainingItems(Dataset):
+    """The items of a split for training: encoded at the start, or on access where the task says so."""
+
+    def __init__(self, task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe):
+        self.task, self.split, self.processor, self.problem, self.recipe = task, split, processor, problem, recipe
+        self._row_ids = split.row_ids
+        self._items = None if task.encode_on_access else encode_all(task, split, processor, problem, recipe)
+
+    def __len__(self) -> int:
+        return len(self._row_ids) if self._items is None else len(self._items)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self._items is not None:
+            return self._items[index]
+        with seeded(self.recipe.seed, epoch, self._row_ids[index]):
+            return self.task.encode(self.split.take([index]), self.processor, self.problem, self.recipe, training=True)[0]
+
+    def lengths(self) -> list[int] | None:
+        """What batches are grouped by, or None."""
+        if not self._items or self.task.item_length(self._items[0]) is None:
+            return None
+        return [self.task.item_length(item) for item in self._items]
+
+    def truncated_share(self) -> float:
+        """Share of items that were cut at max_length."""
+        return sum(item.get("_truncated", False) for item in self._items or ()) / max(1, len(self))
+
+
+def encode_all(task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe) -> list[dict]:
+    """Every item of the split without augmentation; `_row` is the row's position in the split."""
+    items: list[dict] = []
+    with console.Progress(split.num_rows, f"encoding {split.name}", "rows") as bar:
+        for start in range(0, split.num_rows, ENCODE_CHUNK):
+            positions = range(start, min(start + ENCODE_CHUNK, split.num_rows))
+            for item in task.encode(split.take(list(positions)), processor, problem, recipe, training=False):
+                item["_row"] += start
+                items.append(item)
+            bar.advance(len(positions))
+    return items
+
+
+class EpochBatches(Sampler):
+    """Batches of (epoch, index), shuffled by (seed, epoch); grouped by length where lengths are given.
+
+    `group` batches follow each other with like lengths: the processes of one step, or the parts of one update.
+    """
+
+    def __init__(self, num_items: int, batch_size: int, seed: int, lengths: list[int] | None = None,
+                 drop_last: bool = False, group: int = 1):
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self.lengths = None if lengths is None else np.asarray(lengths)
+        self.drop_last, self.group, self.epoch = drop_last, group, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_items // self.batch_size if self.drop_last else -(-self.num_items // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        draw = np.random.default_rng([self.seed, self.epoch])
+        order = draw.permutation(self.num_items)
+        if self.lengths is not None:
+            order = self._by_length(order, draw)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, int(index)) for index in order[start:start + self.batch_size]]
+
+    def _by_length(self, order: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+        step = self.batch_size * self.group
+        window = step * MEGABATCH
+        pieces = []
+        for start in range(0, len(order), window):
+            part = order[start:start + window]
+            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            pieces += [part[at:at + step] for at in range(0, len(part), step)]
+        whole = [piece for piece in pieces if len(piece) == step]
+        rest = [piece for piece in pieces if len(piece) < step]
+        return np.concatenate([*(whole[index] for index in draw.permutation(len(whole))), *rest])
+
+
+@contextmanager
+def seeded(seed: int, epoch: int, row_id: str) -> Iterator[None]:
+    """Python's, NumPy's and torch's generators seeded by (seed, epoch, row_id) inside, untouched outside."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{row_id}".encode(), digest_size=8).digest()
+    value = int.from_bytes(digest, "little")
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(value)
+    np.random.seed(value % 2**32)
+    torch.default_generator.manual_seed(value % 2**63)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

@@ -1,0 +1,362 @@
+"""load: a checkpoint and a task in, a model with the right head and its processor out.
+
+Sources: a Hub id, a local folder in transformers' or timm's layout, or a bare state dict with
+`architecture`. Every timm model becomes a `TimmWrapperForImageClassification`, so that what is saved loads in
+transformers and in timm. A body whose weights did not match is an error; new weights are named.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hfxfer import console
+from hfxfer.errors import ModelError
+from hfxfer.recipe import Recipe
+from hfxfer.tasks._task import REGRESSION, Problem, Task
+
+UNABLE_TO_LEARN = 0.8
+"""A dropout before the head above this leaves next to nothing to learn from (MobileNetV1's default is 0.999)."""
+
+DROPOUT_REPLACEMENT = 0.2
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A model in fp32 with its processor. `base`: what base.json holds. `new_weights`: names of fresh parameters."""
+
+    model: Any
+    processor: Any
+    base: dict[str, Any]
+    new_weights: list[str] = field(default_factory=list)
+
+
+def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
+    """The checkpoint `recipe.model` with a head for `problem`. Raises ModelError."""
+    import torch
+
+    torch.manual_seed(recipe.seed)
+    if recipe.architecture:
+        loaded = _from_state_dict(recipe, problem)
+    else:
+        config = checkpoint_config(recipe.model, recipe.revision)
+        loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
+    _settle_dropout(loaded.model, recipe)
+    _settle_padding(loaded)
+    return loaded
+
+
+def load_trained(source: str, task: Task, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """A fine-tuned model as it is, and its processor: a model folder or a Hub id. Raises ModelError."""
+    import torch
+
+    config = checkpoint_config(source, revision)
+    common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
+    with _explained(source, task.name):
+        if is_timm_config(config):
+            return _timm_from_pretrained(source, _timm_config(config), common)[0].eval(), _timm_processor(config)
+        import transformers
+
+        model = getattr(transformers, task.auto_model).from_pretrained(source, dtype=torch.float32, **common)
+        return model.eval(), getattr(transformers, task.auto_processor).from_pretrained(source, **common)
+
+
+def trained_task(config: dict[str, Any], source: str) -> str:
+    """The task that a fine-tuned checkpoint is for, by its config."""
+    if is_timm_config(config):
+        return "image-classification"
+    architecture = (config.get("architectures") or [""])[0]
+    for suffix, name in (("ForImageClassification", "image-classification"), ("ForSequenceClassification", "text-classification"),
+                         ("ForTokenClassification", "token-classification")):
+        if architecture.endswith(suffix):
+            return name
+    raise ModelError(f"{source} holds {architecture or 'no architecture'}, which hfxfer has no task for. Say which: --task TASK")
+
+
+def problem_of(model: Any, task: Task) -> Problem:
+    """What a fine-tuned model predicts, by its config."""
+    config = model.config
+    labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    if task.name == "token-classification":
+        return Problem("tags", labels)
+    problem_type = config.problem_type or (REGRESSION if config.num_labels == 1 else "single_label_classification")
+    return Problem(problem_type, () if problem_type == REGRESSION else labels)
+
+
+def checkpoint_config(source: str, revision: str | None) -> dict[str, Any]:
+    """The parsed config.json of a local folder or Hub id. Raises ModelError."""
+    folder = Path(source)
+    if folder.is_file():
+        raise ModelError(f"{source} is a weights file: say which network it belongs to with timm's full name, "
+                         "such as --architecture resnet50.tv_in1k")
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ModelError(f"{source} has no config.json. A model folder holds config.json and model.safetensors")
+    else:
+        path = _download_config(source, revision)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"the config.json of {source} is broken ({error}). Fetch the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"the config.json of {source} is broken (expected an object). Fetch the checkpoint again")
+    return config
+
+
+def _download_config(source: str, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelError(f"model folder {source} does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k")
+    try:
+        return hf_hub_download(source, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise ModelError(f"{source!r} is neither a folder nor a Hub id: {error}") from error
+    except Exception as error:  # the client raises raw network errors of several libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load {source}: it is no local folder, and the Hub gave no config.json for it ({reason}). "
+                         "Check the name, the network, and for a private model: hf auth login") from error
+
+
+def is_timm_config(config: dict[str, Any]) -> bool:
+    """timm's layout, or transformers' wrapper around it."""
+    return config.get("model_type") == "timm_wrapper" or ("architecture" in config and "model_type" not in config)
+
+
+def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
+    import torch
+    import transformers
+
+    common = {"revision": recipe.revision or "main", "trust_remote_code": recipe.trust_remote_code}
+    with _explained(recipe.model, task.name):
+        settings = transformers.AutoConfig.from_pretrained(recipe.model, **_head_settings(problem), **common)
+        same_head = _same_labels(config.get("id2label"), problem)
+        model, info = getattr(transformers, task.auto_model).from_pretrained(
+            recipe.model, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
+        processor_settings = {"add_prefix_space": True} if task.name == "token-classification" else {}
+        processor = getattr(transformers, task.auto_processor).from_pretrained(recipe.model, **processor_settings, **common)
+    new = _new_weights(model, info, recipe.model)
+    if not same_head:
+        new = _reset_head(model, new)
+    base = {"id": recipe.model, "revision": getattr(settings, "_commit_hash", None) or recipe.revision,
+            "source": "transformers", "architecture": type(model).__name__}
+    return Loaded(model, processor, base, new)
+
+
+def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
+    if task.name != "image-classification":
+        raise ModelError(f"{recipe.model} is an image model; task {task.name} needs a checkpoint for it")
+    same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
+    with _explained(recipe.model, task.name):
+        settings = _timm_config(config, **_head_settings(problem))
+        model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
+    new = _new_weights(model, info, recipe.model)
+    if not same_head:
+        new = _reset_head(model, new)
+    base = {"id": recipe.model, "revision": getattr(settings, "_commit_hash", None) or recipe.revision,
+            "source": "timm", "architecture": config.get("architecture")}
+    return Loaded(model, _timm_processor(config), base, new)
+
+
+def _timm_config(config: dict[str, Any], **head: Any) -> Any:
+    """A TimmWrapperConfig from either layout's config.json, in the form that timm reads back, too."""
+    from transformers import TimmWrapperConfig
+
+    plain = {key: value for key, value in config.items() if key != "model_type"}
+    arguments = dict(plain.get("model_args") or {})
+    # timm's own export repeats num_classes here, and TimmWrapper would then pass it twice (transformers 5.23).
+    arguments.pop("num_classes", None)
+    settings = TimmWrapperConfig.from_dict({**plain, "pretrained_cfg": dict(plain.get("pretrained_cfg") or {})}, **head)
+    # null, transformers' own default, is what timm cannot load (timm 1.0.31: 'NoneType' has no attribute 'get').
+    settings.model_args = arguments
+    return settings
+
+
+def _timm_processor(config: dict[str, Any]) -> Any:
+    from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+    return TimmWrapperImageProcessor(pretrained_cfg=dict(config.get("pretrained_cfg") or {}), architecture=config.get("architecture"))
+
+
+def _timm_from_pretrained(source: str, settings: Any, common: dict[str, Any]) -> tuple[Any, dict]:
+    import torch
+    from transformers import TimmWrapperForImageClassification
+
+    return TimmWrapperForImageClassification.from_pretrained(
+        source, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
+
+
+def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
+    """A bare .pth or .safetensors through timm's own converters (ResNet, VGG, DenseNet, Inception of torchvision)."""
+    import timm
+    from transformers import TimmWrapperForImageClassification
+
+    if not Path(recipe.model).is_file():
+        raise ModelError(f"weights file {recipe.model} does not exist. --architecture goes with a .pth or .safetensors file")
+    try:
+        timm.models.get_pretrained_cfg(recipe.architecture)
+        known = timm.is_model(recipe.architecture)
+    except RuntimeError:
+        known = False
+    if not known:
+        near = timm.list_models(f"*{recipe.architecture.split('.')[0].split('_')[0]}*", pretrained=True)[:3]
+        raise ModelError(f"timm has no architecture {recipe.architecture!r}. Give timm's full name, such as {', '.join(near) or 'resnet50.tv_in1k'}")
+    body = _strictly_loaded(recipe)
+    pretrained = {key: value for key, value in body.pretrained_cfg.items() if key not in ("file", "num_classes", "state_dict") and value is not None}
+    body.reset_classifier(len(problem.labels) or 1)
+    config = {"architecture": recipe.architecture.split(".")[0], "pretrained_cfg": pretrained}
+    model = TimmWrapperForImageClassification(_timm_config(config, **_head_settings(problem)))
+    model.timm_model.load_state_dict(body.state_dict())
+    base = {"id": Path(recipe.model).name, "revision": None, "source": "state dict", "architecture": recipe.architecture}
+    return Loaded(model, _timm_processor(config), base, sorted(head_names(model)))
+
+
+def _strictly_loaded(recipe: Recipe) -> Any:
+    """timm's network with every weight of the file in it; ModelError with the number of unmatched keys otherwise."""
+    import pickle
+
+    import timm
+    from timm.models import load_state_dict
+
+    try:
+        weights = load_state_dict(recipe.model, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+        raise ModelError(f"cannot read {recipe.model} as a state dict of tensors ({str(error).splitlines()[0]}). "
+                         "Save model.state_dict() with torch.save or safetensors") from error
+    sizes = [value.shape[0] for value in weights.values() if getattr(value, "ndim", 0) in (1, 2)]
+    num_classes = sizes[-1] if sizes else 1000
+    for classes in (num_classes, 0):
+        try:
+            return timm.create_model(recipe.architecture, pretrained=True, num_classes=classes,
+                                     pretrained_cfg_overlay={"file": recipe.model, "num_classes": classes})
+        except (RuntimeError, KeyError) as error:
+            failure = str(error)
+            if classes and set(re.findall(r'"([^"]+)"', failure)) - {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias",
+                                                                     "head.weight", "head.bias", "head.fc.weight", "head.fc.bias"}:
+                break
+    unmatched = len(re.findall(r'"[^"]+"', failure)) + len(re.findall(r"size mismatch", failure))
+    raise ModelError(f"{recipe.model} does not fit {recipe.architecture}: {unmatched} keys do not match. torchvision's ResNet, VGG, "
+                     "DenseNet and Inception load through timm's converters (resnet50.tv_in1k, vgg16.tv_in1k, …); others do not")
+
+
+def head_names(model: Any) -> set[str]:
+    """Names of the parameters of the architecture's own classification head: everything after the body.
+
+    timm: its classifier. transformers: what lies outside the base model, and the pooler.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    if hasattr(model, "timm_model"):
+        classifier = model.timm_model.get_classifier()
+        own = {id(parameter) for parameter in classifier.parameters()}
+        return {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    prefix = f"{model.base_model_prefix}."
+    return {name for name in names if not name.startswith(prefix) or ".pooler." in name}
+
+
+def last_linear(model: Any) -> Any:
+    """The module that gives the logits."""
+    import torch
+
+    heads = head_names(model)
+    linear = [module for name, module in model.named_modules()
+              if isinstance(module, torch.nn.Linear) and f"{name}.weight" in heads]
+    return linear[-1]
+
+
+def _head_settings(problem: Problem) -> dict[str, Any]:
+    labels = problem.labels or ("value",)
+    settings = {"id2label": dict(enumerate(labels)), "label2id": {name: index for index, name in enumerate(labels)},
+                "num_labels": len(labels)}
+    if problem.problem_type.endswith("_classification") or problem.problem_type == REGRESSION:
+        settings["problem_type"] = problem.problem_type
+    return settings
+
+
+def _same_labels(id2label: dict | None, problem: Problem) -> bool:
+    """True where the checkpoint's head is already for these labels, so that it is kept."""
+    return bool(id2label) and tuple(str(id2label[key]) for key in sorted(id2label, key=int)) == problem.labels
+
+
+def _new_weights(model: Any, info: dict, source: str) -> list[str]:
+    """Names of parameters that the checkpoint did not give. ModelError where the body is among them."""
+    mismatched = {entry[0] if isinstance(entry, (tuple, list)) else entry for entry in info.get("mismatched_keys", ())}
+    parameters = {name for name, _ in model.named_parameters()}
+    new = (set(info.get("missing_keys", ())) | mismatched) & parameters
+    lost = sorted(new - head_names(model))
+    if lost:
+        raise ModelError(f"{len(lost)} of {len(parameters)} weights of the body of {source} did not match "
+                         f"({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}): its weights file and config.json do not belong together")
+    return sorted(new)
+
+
+def _reset_head(model: Any, new: list[str]) -> list[str]:
+    """Give the last layer fresh weights where the checkpoint's were for other labels of the same number."""
+    layer = last_linear(model)
+    names = [name for name, parameter in model.named_parameters() if any(parameter is own for own in layer.parameters())]
+    if not set(names) & set(new):
+        model._init_weights(layer)
+        new = sorted({*new, *names})
+    return new
+
+
+def _settle_dropout(model: Any, recipe: Recipe) -> None:
+    """Notice a dropout before the head that keeps it from learning, or set the one that was asked for."""
+    import torch
+
+    names = [name for name in vars(model.config) if "dropout" in name and re.search("classif|summary|final|head", name)]
+    wanted = recipe.classifier_dropout
+    for name in names:
+        value = getattr(model.config, name)
+        if wanted == "auto" and not (isinstance(value, (int, float)) and value > UNABLE_TO_LEARN):
+            continue
+        chosen = DROPOUT_REPLACEMENT if wanted == "auto" else wanted
+        if wanted == "auto":
+            console.warn(f"the checkpoint's {name} is {value}: a new head would hardly learn. Using {chosen}; "
+                         "silence this with --classifier_dropout")
+        setattr(model.config, name, chosen)
+        for module_name, module in model.named_modules():
+            inside = module_name.startswith(f"{model.base_model_prefix}.") and "pooler" not in module_name
+            if isinstance(module, torch.nn.Dropout) and not inside:
+                module.p = chosen
+
+
+def _settle_padding(loaded: Loaded) -> None:
+    """Decoders often have no padding token; a classifier needs one, in tokenizer and config alike."""
+    tokenizer = loaded.processor
+    if not hasattr(tokenizer, "pad_token"):
+        return
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            tokenizer.add_special_tokens({"pad_token": "<pad>"})
+            loaded.model.resize_token_embeddings(len(tokenizer))
+        console.hint(f"the tokenizer has no padding token: using {tokenizer.pad_token!r}")
+    tokenizer.padding_side = "right"
+    loaded.model.config.pad_token_id = tokenizer.pad_token_id
+
+
+class _explained:
+    """Turn what transformers raises while loading into a ModelError."""
+
+    def __init__(self, source: str, task_name: str):
+        self.source, self.task_name = source, task_name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, (ModelError, KeyboardInterrupt, MemoryError)):
+            return
+        text = str(error).strip() or type(error).__name__
+        if "Unrecognized configuration class" in text or "Unrecognized processing class" in text:
+            raise ModelError(f"{self.source} does not fit the task {self.task_name}: transformers has no such head for it. "
+                             "Choose another checkpoint, or another --task") from error
+        if "trust_remote_code" in text:
+            raise ModelError(f"{self.source} brings its own code, which hfxfer does not run by itself. "
+                             "Read it, then allow it with --trust_remote_code") from error
+        raise ModelError(f"cannot load {self.source} for {self.task_name}: {text.splitlines()[0][:300]}") from error
