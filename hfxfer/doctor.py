@@ -99,7 +99,10 @@ class Build:
 def examine(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Everything `doctor` knows, as values that JSON can hold. Takes the seconds that `import torch` takes."""
     probed = _probe()
+    requirements = _own_requirements()
+    faults = unmet(requirements, {name: _version(name) for name in _names(requirements)})
     torch, torchvision = installed_build("torch"), installed_build("torchvision")
+    faults += _pair_problems(torch, torchvision, _wanted_torch(), probed)
     source = token_source(environ)
     return {
         "hfxfer": _version("hfxfer"),
@@ -114,7 +117,7 @@ def examine(environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
         "caches": [_cache(name, path) for name, path in cache_folders(environ).items()],
         "token": {"found": source is not None, "source": source},
         "offline": is_offline(environ),
-        "problems": list(_problems(torch, torchvision, probed)),
+        "problems": [{"what": what, "mend": mend} for what, mend in faults],
         "notes": list(_notes(torch, probed)),
     }
 
@@ -262,19 +265,19 @@ def _probe() -> dict[str, Any]:
     return NOTHING_PROBED | json.loads(ran.stdout.strip().splitlines()[-1])
 
 
-def _problems(torch: Build | None, torchvision: Build | None, probed: dict[str, Any]) -> Iterator[dict[str, str]]:
-    for what, mend in unmet(_own_requirements(), {name: _version(name) for name in _own_names()}):
-        yield {"what": what, "mend": mend}
+def _pair_problems(torch: Build | None, torchvision: Build | None, wants: str | None,
+                   probed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(what, mend) of what is wrong with torch and torchvision; one that is missing is a requirement not met."""
+    if torch and probed["torch_error"]:
+        yield f"torch {torch.full} does not import: {probed['torch_error']}.", mending_line(torch)
     if torch is None or torchvision is None:
         return
-    if probed["torch_error"]:
-        yield {"what": f"torch {torch.full} does not import: {probed['torch_error']}.", "mend": mending_line(torch)}
     failed = probed["torchvision_error"]
-    reasons = list(filter(None, (misfit(torch, torchvision, _wanted_torch()), failed and _symptom(failed))))
+    reasons = list(filter(None, (misfit(torch, torchvision, wants), failed and _symptom(failed))))
     if reasons:
-        yield {"what": _misfit_words(torch, torchvision, "; ".join(reasons)), "mend": mending_line(torch)}
+        yield _misfit_words(torch, torchvision, "; ".join(reasons)), mending_line(torch)
     elif failed:
-        yield {"what": f"torchvision {torchvision.full} does not import: {failed}.", "mend": mending_line(torch)}
+        yield f"torchvision {torchvision.full} does not import: {failed}.", mending_line(torch)
 
 
 def _notes(torch: Build | None, probed: dict[str, Any]) -> Iterator[str]:
@@ -311,15 +314,18 @@ def _own_requirements() -> list[str]:
         return list(PACKAGES)
 
 
-def _own_names() -> list[str]:
+def _names(requirements: list[str]) -> list[str]:
     from packaging.requirements import Requirement
 
-    return [Requirement(text).name for text in _own_requirements()]
+    return [Requirement(text).name for text in requirements]
 
 
 def _wanted_torch() -> str | None:
     """torchvision's requirement on torch, from its metadata: `torch==2.9.0`, `torch>=2.14.0`."""
-    wants = importlib.metadata.requires("torchvision") or []
+    try:
+        wants = importlib.metadata.requires("torchvision") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
     return next((text for text in wants if re.match(r"torch\b", text)), None)
 
 

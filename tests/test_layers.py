@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "hfxfer"
 LAYERS = (
     "errors", "console", "optional", "shipped", "doctor",
     "recipe", "run",
-    "images", "tables", "sources", "splits", "data",
+    "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "data",
     "metrics._*", "metrics.*", "metrics", "intervals",
-    "tasks._task", "tasks._image", "tasks._text", "tasks.*", "tasks",
-    "models", "evaluation", "trainer", "training", "quickstart",
+    "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
+    "models", "batches", "probabilities", "evaluation", "trainer", "training", "quickstart",
     "cli", "__init__", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -75,6 +75,11 @@ def test_an_import_from_below_is_a_fault_at_any_depth():
         "hfxfer/recipe.py:3 imports hfxfer.training, which stands below it"]
 
 
+def test_an_import_of_a_module_that_does_not_exist_is_a_fault():
+    assert import_faults("recipe", ast.parse("from hfxfer.gone import it"), {"recipe", "__init__"}) == [
+        "hfxfer/recipe.py:1 imports hfxfer.gone, which does not exist"]
+
+
 def test_an_import_from_the_same_layer_is_a_fault():
     tree = ast.parse("from hfxfer.tasks import text_classification")
     assert import_faults("tasks.image_classification", tree,
@@ -89,6 +94,8 @@ def test_imports_are_seen_in_every_form():
         "import hfxfer.run": "run",
         "import hfxfer.run as r": "run",
         "from hfxfer import run": "run",
+        "from hfxfer import run, tasks": "run tasks",
+        "from hfxfer.gone import it": "gone",
         "from hfxfer import train": "__init__",
         "import hfxfer": "__init__",
         "from hfxfer.tasks import _task": "tasks._task",
@@ -100,7 +107,7 @@ def test_imports_are_seen_in_every_form():
         "importlib.import_module('hfxfer.run')": "run",
         "require('hfxfer.run')": "run",
     }.items():
-        assert [name for _, name in imports("tasks.x", ast.parse(line), modules)] == [wanted], line
+        assert [name for _, name in imports("tasks.x", ast.parse(line), modules)] == wanted.split(), line
 
 
 def test_imports_from_above_and_from_elsewhere_are_no_faults():
@@ -144,32 +151,40 @@ def layer(name):
 
 
 def imports(name, tree, modules):
-    """(line, module) of everything that `name` imports from hfxfer, at any depth; `hfxfer` itself is `__init__`."""
-    is_package = (PACKAGE.joinpath(*name.split("."))).is_dir()
+    """(line, module) of all that `name` imports from hfxfer, at any depth; `hfxfer` itself is `__init__`.
+
+    A module that does not exist is named as the import names it.
+    """
+    is_package = PACKAGE.joinpath(*name.split(".")).is_dir()
     package = ["hfxfer", *name.split(".")[:None if is_package else -1]]
+    found = set()
     for node in ast.walk(tree):
-        targets = []
+        targets = []  # (module, name in it or None)
         if isinstance(node, ast.Import):
-            targets = [alias.name for alias in node.names]
+            targets = [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = package[:len(package) + 1 - node.level] if node.level else []
-            base = ".".join([*start, *filter(None, [node.module])])
-            targets = [f"{base}.{alias.name}" for alias in node.names]
+            targets = [(".".join([*start, *filter(None, [node.module])]), alias.name) for alias in node.names]
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            targets = [str(node.args[0].value)] if called in ("import_module", "require") else []
-        for parts in (target.split(".") for target in targets):
-            if parts[0] == "hfxfer":
-                inside = [".".join(parts[1:stop]) for stop in range(len(parts), 1, -1)]
-                yield node.lineno, next((module for module in inside if module in modules), "__init__")
+            targets = [(str(node.args[0].value), None)] if called in ("import_module", "require") else []
+        for module, inner in targets:
+            root, _, inside = module.partition(".")
+            if root == "hfxfer":
+                longer = ".".join(filter(None, (inside, inner)))
+                found.add((node.lineno, longer if longer in modules else inside or "__init__"))
+    return sorted(found)
 
 
 def import_faults(name, tree, modules):
-    own = layer(name)
-    for_sentence = {True: "below it", False: "in the same layer"}
-    return [f"{path_of(name)}:{line} imports hfxfer.{other}, which stands {for_sentence[layer(other) > own]}"
-            for line, other in imports(name, tree, modules)
-            if other != name and None not in (own, layer(other)) and layer(other) >= own]
+    own, faults = layer(name), []
+    for line, other in imports(name, tree, modules):
+        where = f"{path_of(name)}:{line} imports hfxfer{'' if other == '__init__' else '.' + other}, which"
+        if other not in modules:
+            faults.append(f"{where} does not exist")
+        elif other != name and None not in (own, layer(other)) and layer(other) >= own:
+            faults.append(f"{where} stands {'below it' if layer(other) > own else 'in the same layer'}")
+    return faults
 
 
 def function_lengths(source):
