@@ -98,7 +98,7 @@ class _refusing:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, DataError):
+        if not isinstance(error, Exception) or isinstance(error, DataError | ImportError):
             return
         raise DataError(f"{self.name}: {_reason(error)}") from error
 

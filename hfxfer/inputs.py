@@ -14,8 +14,8 @@ from typing import Any
 
 from hfxfer import images, sources, tables
 from hfxfer.columns import Column, as_list, match_columns
-from hfxfer.data import Split, inputs_split
 from hfxfer.errors import DataError
+from hfxfer.rows import Split, inputs_split
 from hfxfer.tables import Table
 
 LISTED = 20

@@ -167,7 +167,9 @@ def repeated(contents: dict[str, list[str]], places: dict[str, list[str]]) -> tu
     for found in where.values():
         splits = list(dict.fromkeys(split for split, _ in found))
         if len(splits) > 1:
-            across.append({"splits": splits, "places": [place for _, place in found]})
+            firsts = [next(place for name, place in found if name == split) for split in splits]
+            rest = [place for _, place in found if place not in firsts]
+            across.append({"splits": splits, "places": firsts + rest})
         for split in splits:
             own = [place for name, place in found if name == split]
             if len(own) > 1:

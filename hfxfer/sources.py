@@ -195,6 +195,8 @@ def _table(data: Any, what: str) -> Table:
         return table
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
         return tables.from_rows(data, what)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):  # A map-style torch Dataset.
+        return tables.from_rows((data[i] for i in range(len(data))), what, total=len(data))
     raise DataError(f"{what} is a {type(data).__name__}. Allowed: a path, a Hub dataset id, Dataset, DatasetDict, "
                     "IterableDataset, a pandas DataFrame, a list of dicts")
 
