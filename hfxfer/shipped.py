@@ -1,7 +1,8 @@
 """Finds `spaces/` and `model_cards/`: beside the code in an installed wheel, at the top level in a checkout.
 
 The wheel holds them under `hfxfer/_shipped/` (pyproject.toml, force-include). An editable install imports hfxfer from
-the checkout, so there the checkout's own folders are found, as they are now and not as they were when installed.
+the checkout, so there the checkout's own folders are found, as they are now. The copy that hatchling then leaves in
+site-packages is as old as the installation and is not looked at.
 """
 
 from __future__ import annotations

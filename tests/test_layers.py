@@ -13,10 +13,12 @@ PACKAGE = Path(__file__).parent.parent / "hfxfer"
 LAYERS = (
     "errors", "console", "optional", "shipped", "doctor",
     "recipe", "run",
-    "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "data",
-    "metrics._*", "metrics.*", "metrics", "intervals",
+    "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "rows", "inputs", "datareport",
+    "data",
+    "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
-    "models", "batches", "probabilities", "evaluation", "trainer", "training", "quickstart",
+    "models", "methods", "batches", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
+    "quickstart",
     "cli", "__init__", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
@@ -172,7 +174,8 @@ def imports(name, tree, modules):
             root, _, inside = module.partition(".")
             if root == "hfxfer":
                 longer = ".".join(filter(None, (inside, inner)))
-                found.add((node.lineno, longer if longer in modules else inside or "__init__"))
+                gone = inner if inner and "__init__" not in modules else "__init__"
+                found.add((node.lineno, longer if longer in modules else inside or gone))
     return sorted(found)
 
 
