@@ -1,0 +1,27 @@
+"""Pearson's correlation of predictions and references."""
+
+import evaluate
+
+from hfxfer.metrics._features import features
+from hfxfer.metrics._regression import correlation
+
+INPUTS = """
+predictions: predicted value of each row.
+references: true value of each row.
+sample_weight: optional weight of each row.
+Returns {"pearson": float, or None where a side does not vary}.
+"""
+
+
+class Pearson(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation="",
+            inputs_description=INPUTS,
+            features=features("values"),
+            reference_urls=["https://docs.scipy.org/doc/scipy/reference/stats.html"],
+        )
+
+    def _compute(self, predictions, references, sample_weight=None):
+        return {"pearson": correlation(references, predictions, sample_weight)}

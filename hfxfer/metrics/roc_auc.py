@@ -1,0 +1,41 @@
+"""Area under the ROC curve, the mean over classes of one class against the rest.
+
+A class without a true row, or without any other, is left out of the mean. Two exclusive classes: the area of the second.
+"""
+
+import evaluate
+import numpy as np
+
+from hfxfer.metrics._features import features
+from hfxfer.metrics._probabilities import check_probabilities
+from hfxfer.metrics._ranking import column_auc
+from hfxfer.metrics._ranking import ranked_columns
+
+INPUTS = """
+predictions: one probability a class for each row, in [0, 1].
+references: true class index of each row; with config_name="multilabel" one 0/1 a label.
+sample_weight: optional weight of each row.
+Returns {"roc_auc": float, or None where no class has both}.
+"""
+
+
+class RocAuc(evaluate.Metric):
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=__doc__,
+            citation="",
+            inputs_description=INPUTS,
+            features=features("probabilities", self.config_name),
+            reference_urls=["https://scikit-learn.org/stable/modules/model_evaluation.html"],
+        )
+
+    def _compute(self, predictions, references, sample_weight=None):
+        probabilities = check_probabilities(predictions)
+        references = np.asarray(references)
+        columns = ranked_columns(probabilities.shape[1], references.ndim == 2)
+        areas = [
+            column_auc(references[:, k] == 1 if references.ndim == 2 else references == k, probabilities[:, k], sample_weight)
+            for k in columns
+        ]
+        areas = [area for area in areas if area is not None]
+        return {"roc_auc": float(np.mean(areas)) if areas else None}
