@@ -27,11 +27,12 @@ MEGABATCH = 50
 """Batches in the window within which items are sorted by length (as transformers' LengthGroupedSampler)."""
 
 
-class TrainingItems(Dataset):
-    """The items of a split for training: encoded at the start, or on access where the task says so."""
+class Items(Dataset):
+    """The items of a split: encoded at the start, or on access (with augmentation if `training`) where the task says so."""
 
-    def __init__(self, task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe):
+    def __init__(self, task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe, training: bool):
         self.task, self.split, self.processor, self.problem, self.recipe = task, split, processor, problem, recipe
+        self.training = training
         self._row_ids = split.row_ids
         self._items = None if task.encode_on_access else encode_all(task, split, processor, problem, recipe)
 
@@ -43,7 +44,8 @@ class TrainingItems(Dataset):
         if self._items is not None:
             return self._items[index]
         with seeded(self.recipe.seed, epoch, self._row_ids[index]):
-            return self.task.encode(self.split.take([index]), self.processor, self.problem, self.recipe, training=True)[0]
+            rows = self.split.take([index])
+            return self.task.encode(rows, self.processor, self.problem, self.recipe, training=self.training)[0]
 
     def lengths(self) -> list[int] | None:
         """What batches are grouped by, or None."""
@@ -75,11 +77,11 @@ class EpochBatches(Sampler):
     `group` batches follow each other with like lengths: the processes of one step, or the parts of one update.
     """
 
-    def __init__(self, num_items: int, batch_size: int, seed: int, lengths: list[int] | None = None,
-                 drop_last: bool = False, group: int = 1):
+    def __init__(self, num_items: int, batch_size: int, seed: int, *, lengths: list[int] | None = None,
+                 shuffle: bool = True, drop_last: bool = False, group: int = 1):
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
-        self.lengths = None if lengths is None else np.asarray(lengths)
-        self.drop_last, self.group, self.epoch = drop_last, group, 0
+        self.lengths = None if lengths is None or not shuffle else np.asarray(lengths)
+        self.shuffle, self.drop_last, self.group, self.epoch = shuffle, drop_last, group, 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -89,7 +91,7 @@ class EpochBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = np.random.default_rng([self.seed, self.epoch])
-        order = draw.permutation(self.num_items)
+        order = draw.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
         if self.lengths is not None:
             order = self._by_length(order, draw)
         for start in range(0, len(self) * self.batch_size, self.batch_size):

@@ -360,3 +360,35 @@ class _explained:
             raise ModelError(f"{self.source} brings its own code, which hfxfer does not run by itself. "
                              "Read it, then allow it with --trust_remote_code") from error
         raise ModelError(f"cannot load {self.source} for {self.task_name}: {text.splitlines()[0][:300]}") from error
+
+
+def settle_lengths(recipe: Recipe, processor: Any, model_config: Any) -> Recipe:
+    """`max_length` as a number, where the processor is a tokenizer."""
+    from dataclasses import replace
+
+    if not hasattr(processor, "model_max_length"):
+        return recipe
+    from hfxfer.tasks._text import maximal_length
+
+    length = maximal_length(processor, model_config, recipe.max_length)
+    return replace(recipe, max_length=length, stride=min(recipe.stride, length // 4))
+
+
+def in_users_units(model: Any, problem: Problem) -> Problem:
+    """Fold a regression's mean and scale into the last layer, in place, and return the problem as it then is."""
+    if problem.problem_type != REGRESSION or (problem.target_mean, problem.target_scale) == (0.0, 1.0):
+        return problem
+    import torch
+
+    layer = last_linear(model)
+    with torch.no_grad():
+        layer.weight.mul_(problem.target_scale)
+        if layer.bias is not None:
+            layer.bias.mul_(problem.target_scale).add_(problem.target_mean)
+    return Problem(REGRESSION)
+
+
+def save(model: Any, processor: Any, folder: Path) -> None:
+    """Write a model folder that plain transformers (and timm) load."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

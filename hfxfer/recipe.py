@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -142,6 +143,13 @@ class Recipe:
         settings.pop("version")
         return type(self).from_settings(settings)
 
+    def shareable(self) -> Recipe:
+        """The recipe without any path: data and model by name."""
+        names = {name: Path(getattr(self, name)).name for name in ("data", "model") if os.path.isabs(getattr(self, name))}
+        hidden = {name: value for name, value in self.training_arguments.items()
+                  if not (isinstance(value, str) and os.sep in value)}
+        return dataclasses.replace(self, **names, output_dir="runs/run", training_arguments=hidden)
+
 
 def _field(name: str) -> dataclasses.Field:
     return Recipe.__dataclass_fields__[name]
@@ -152,19 +160,30 @@ def setting_names() -> list[str]:
     return [f.name for f in dataclasses.fields(Recipe) if f.name != "training_arguments"]
 
 
+def _described(name: str) -> tuple[str, str, str]:
+    """(default, allowed, help) of one setting, as text."""
+    declared, hint = _field(name), typing.get_type_hints(Recipe)[name]
+    if declared.default is dataclasses.MISSING:
+        default = "required" if declared.default_factory is dataclasses.MISSING else ""
+    else:
+        default = "" if declared.default is None else str(declared.default).lower() if declared.default is False else str(declared.default)
+    unit = declared.metadata["unit"]
+    return default, describe_type(hint) + describe_range(name) + (f", {unit}" if unit else ""), declared.metadata["help"]
+
+
+def setting_help() -> list[tuple[str, str]]:
+    """(name, what it is, what is allowed, its default) for the command line."""
+    lines = []
+    for name in setting_names():
+        default, allowed, text = _described(name)
+        lines.append((name, f"{text} [{allowed}{f'; default {default}' if default not in ('', 'required') else ''}]"))
+    return lines
+
+
 def settings_table() -> str:
     """The settings as a Markdown table, for the README."""
-    hints = typing.get_type_hints(Recipe)
     rows = ["| setting | default | allowed | what it is |", "| --- | --- | --- | --- |"]
-    for name in setting_names():
-        declared = _field(name)
-        required = declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
-        default = "required" if required else declared.default
-        shown = "" if default in (None, dataclasses.MISSING) else f"{default}".lower() if default is False else f"{default}"
-        unit = declared.metadata["unit"]
-        allowed = describe_type(hints[name]) + describe_range(name)
-        rows.append(f"| `{name}` | {shown} | {allowed}{f', {unit}' if unit else ''} | {declared.metadata['help']} |")
-    return "\n".join(rows)
+    return "\n".join(rows + [f"| `{name}` | {' | '.join(_described(name))} |" for name in setting_names()])
 
 
 def describe_range(name: str) -> str:

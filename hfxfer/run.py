@@ -68,6 +68,10 @@ class Run:
     def predictions_path(self) -> Path:
         return self.folder / "predictions.parquet"
 
+    @property
+    def continuing_command(self) -> str:
+        return f"hfxfer train {self.folder / 'recipe.yaml'} --resume"
+
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""
         return (self.folder / "recipe.yaml").is_file()
@@ -99,10 +103,10 @@ class Run:
         self._must_exist()
         return Recipe.from_yaml(self.folder / "recipe.yaml")
 
-    def write_recipe(self, recipe: Recipe, shareable: Recipe) -> None:
-        """`recipe` to the root; `shareable`, with no path in it, to model/."""
+    def write_recipe(self, recipe: Recipe) -> None:
+        """Complete to the root, without any path to model/."""
+        write_text(self.model_dir / "recipe.yaml", recipe.shareable().to_yaml())
         write_text(self.folder / "recipe.yaml", recipe.to_yaml())
-        write_text(self.model_dir / "recipe.yaml", shareable.to_yaml())
 
     def read_json(self, name: str) -> Any:
         """data.json, base.json or environment.json. Raises RunError where it is missing or broken."""
@@ -116,7 +120,7 @@ class Run:
         """The object in model/scores.json."""
         self._must_exist()
         if not self.is_finished():
-            raise RunError(f"the run in {self.folder} is not finished. Continue it: hfxfer train {self.folder / 'recipe.yaml'} --resume")
+            raise RunError(f"the run in {self.folder} is not finished. Continue it: {self.continuing_command}")
         return _read_json(self.model_dir / "scores.json")
 
     def score(self, metric: str, label: str | None = None) -> Score:

@@ -14,9 +14,8 @@ def maximal_length(processor: Any, model_config: Any, wanted: int | str) -> int:
         limits.append(processor.model_max_length)
     positions = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
     if positions and positions > 0:
-        # RoBERTa and its kin number positions from padding_idx + 1.
-        offset = model_config.pad_token_id + 1 if positions % 2 == 0 and positions % 64 == 2 else 0
-        limits.append(positions - offset)
+        # RoBERTa and its kin number positions from padding_idx + 1 = 2, and add these two to the table (514).
+        limits.append(positions - 2 if positions % 64 == 2 else positions)
     return min(limits)
 
 

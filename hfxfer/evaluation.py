@@ -1,0 +1,219 @@
+"""The one inference path: `run_batches`, and on it `evaluate_split` and `predict_split`.
+
+Evaluation during training, final scores, `hfxfer evaluate`, `hfxfer predict` and whatever serves the model
+come through `run_batches`, in fp32 unless asked otherwise. With several processes each takes every
+n-th of the same batches that one process would run, and the main process gets all predictions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfxfer import console
+from hfxfer.batches import encode_all
+from hfxfer.data import Split
+from hfxfer.errors import RecipeError
+from hfxfer.probabilities import ProbabilityStore
+from hfxfer.recipe import Recipe
+from hfxfer.run import Score
+from hfxfer.tasks._task import Outcomes, Prediction, Problem, Task
+
+PARQUET_CHUNK = 10_000
+
+
+@dataclass(slots=True)
+class Predictor:
+    """Everything that inference needs. `precision`: fp32, bf16 or fp16 (autocast)."""
+
+    task: Task
+    model: Any
+    processor: Any
+    problem: Problem
+    recipe: Recipe
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Predictions of some rows of a split: their positions, and the mean loss where targets were given."""
+
+    positions: list[int]
+    predictions: list[Prediction]
+    loss: float | None
+
+
+def run_batches(predictor: Predictor, split: Split, batch_size: int, what: str = "predicting") -> Iterator[Result]:
+    """Predict every row of `split`. Yields in any order; in a run of several processes only the main one gets results."""
+    import torch
+
+    jobs = _jobs(predictor, split, batch_size)
+    rank, world = _rank_and_world()
+    mine = jobs[rank::world]
+    was_training = predictor.model.training
+    predictor.model.eval()
+    try:
+        with console.Progress(split.num_rows, what) as bar, torch.inference_mode(), _autocast(predictor):
+            results = (_run_one(predictor, items, positions) for positions, items in _prefetch(mine))
+            for _ in range(-(-len(jobs) // world)):
+                for result in _gathered(next(results, None), world):
+                    bar.advance(len(result.positions))
+                    if rank == 0:
+                        yield result
+    finally:
+        predictor.model.train(was_training)
+
+
+def evaluate_split(predictor: Predictor, split: Split, batch_size: int, store: str | Path | None = None,
+                   what: str = "evaluating") -> tuple[Outcomes, float | None]:
+    """Outcomes in the split's order, and the mean loss. Probabilities go to the file `store`, or stay in memory."""
+    answers: list[Any] = [None] * split.num_rows
+    probabilities = ProbabilityStore(split.num_rows, store)
+    losses = []
+    for result in run_batches(predictor, split, batch_size, what):
+        for position, prediction in zip(result.positions, result.predictions):
+            answers[position] = prediction.answer
+            if prediction.probabilities is not None:
+                probabilities.put(position, prediction.probabilities)
+        if result.loss is not None:
+            losses.append((result.loss, len(result.positions)))
+    loss = sum(value * rows for value, rows in losses) / sum(rows for _, rows in losses) if losses else None
+    outcomes = Outcomes(split.column(predictor.task.target), answers, probabilities if len(probabilities) else None)
+    return outcomes, loss
+
+
+def score_outcomes(predictor: Predictor, outcomes: Outcomes, context: dict[str, Any]) -> list[Score]:
+    """Scores with 95 % intervals. `context`: split, seed, dataset, revision."""
+    measured = predictor.task.score(outcomes, predictor.problem, intervals=True, seed=context["seed"])
+    return [Score(metric=score.metric, value=score.value, low=score.low, high=score.high, label=score.label,
+                  num_rows=score.num_rows, interval_method=score.interval_method, **context) for score in measured]
+
+
+def predict_split(predictor: Predictor, split: Split, batch_size: int) -> list[dict[str, Any]]:
+    """One record a row, in the rows' order: `input` first, then what the task shows."""
+    records: list[Any] = [None] * split.num_rows
+    for result in run_batches(predictor, split, batch_size):
+        for position, prediction, row in zip(result.positions, result.predictions, split.take(result.positions)):
+            records[position] = {"input": predictor.task.describe_input(row),
+                                 **predictor.task.record(prediction, row, predictor.problem)}
+    return records
+
+
+def write_predictions(path: Path, predictor: Predictor, split: Split, outcomes: Outcomes) -> None:
+    """predictions.parquet: row_id, input, reference, prediction, probabilities; a row group at a time."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    answer = _answer_type(outcomes.references)
+    store = outcomes.probabilities
+    vector = pa.list_(pa.float32())
+    schema = pa.schema([("row_id", pa.string()), ("input", pa.string()), ("reference", answer), ("prediction", answer),
+                        ("probabilities", pa.list_(vector) if store is not None and store.is_ragged else vector)])
+    temporary = path.with_name(f".{path.name}")
+    row_ids = split.row_ids
+    with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, split.num_rows, PARQUET_CHUNK):
+            positions = list(range(start, min(start + PARQUET_CHUNK, split.num_rows)))
+            rows = split.take(positions)
+            writer.write_table(pa.Table.from_pydict({
+                "row_id": [row_ids[position] for position in positions],
+                "input": [predictor.task.describe_input(row) for row in rows],
+                "reference": [outcomes.references[position] for position in positions],
+                "prediction": [outcomes.answers[position] for position in positions],
+                "probabilities": [None if store is None else store.row(position).tolist() for position in positions],
+            }, schema=schema))
+    temporary.replace(path)
+
+
+def check_precision(precision: str, device_type: str) -> None:
+    """Raise RecipeError where the device cannot compute in `precision`."""
+    if precision == "fp16" and device_type == "cpu":
+        raise RecipeError("precision is 'fp16', which CPUs do not train in; allowed here: auto, fp32, bf16")
+
+
+def _jobs(predictor: Predictor, split: Split, batch_size: int) -> list[tuple[list[int], Any]]:
+    """(row positions, items or a function that makes them) for each batch, the same in every process."""
+    if predictor.task.encode_on_access:
+        return [(positions, lambda positions=positions: _encode_rows(predictor, split, positions))
+                for positions in _slices(split.num_rows, batch_size)]
+    by_row: dict[int, list[dict]] = {}
+    for item in encode_all(predictor.task, split, predictor.processor, predictor.problem, predictor.recipe):
+        by_row.setdefault(item["_row"], []).append(item)
+    length = predictor.task.item_length
+    longest_first = sorted(by_row, key=lambda row: (-max(length(item) or 0 for item in by_row[row]), row))
+    jobs: list[tuple[list[int], list[dict]]] = []
+    for row in longest_first:
+        if not jobs or len(jobs[-1][1]) + len(by_row[row]) > batch_size:
+            jobs.append(([], []))
+        jobs[-1][0].append(row)
+        jobs[-1][1].extend(by_row[row])
+    return jobs
+
+
+def _encode_rows(predictor: Predictor, split: Split, positions: list[int]) -> list[dict]:
+    return predictor.task.encode(split.take(positions), predictor.processor, predictor.problem, predictor.recipe, training=False)
+
+
+def _slices(num_rows: int, batch_size: int) -> list[list[int]]:
+    return [list(range(start, min(start + batch_size, num_rows))) for start in range(0, num_rows, batch_size)]
+
+
+def _prefetch(jobs: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[list[int], list[dict]]]:
+    """Make the next batch's items while the model works on this one."""
+    with ThreadPoolExecutor(1) as pool:
+        futures = [None] * (len(jobs) + 1)
+        for index, (positions, items) in enumerate(jobs):
+            for ahead in range(index, min(index + 2, len(jobs))):
+                if futures[ahead] is None and callable(jobs[ahead][1]):
+                    futures[ahead] = pool.submit(jobs[ahead][1])
+            yield positions, futures[index].result() if futures[index] is not None else items
+            futures[index] = None
+
+
+def _run_one(predictor: Predictor, items: list[dict], positions: list[int]) -> Result:
+    batch = predictor.task.collate(items, predictor.processor)
+    device = next(predictor.model.parameters()).device
+    batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
+    outputs = predictor.task.forward(predictor.model, batch, predictor.recipe)
+    loss = getattr(outputs, "loss", None)
+    return Result(positions, predictor.task.decode(outputs, batch, predictor.processor, predictor.problem),
+                  None if loss is None else float(loss))
+
+
+def _autocast(predictor: Predictor) -> Any:
+    if predictor.precision == "fp32":
+        return contextlib.nullcontext()
+    import torch
+
+    device = next(predictor.model.parameters()).device.type
+    return torch.autocast(device, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[predictor.precision])
+
+
+def _rank_and_world() -> tuple[int, int]:
+    import torch.distributed as dist
+
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _gathered(result: Result | None, world: int) -> list[Result]:
+    if world == 1:
+        return [result] if result is not None else []
+    from accelerate.utils import gather_object
+
+    return [found for found in gather_object([result]) if found is not None]
+
+
+def _answer_type(references: Sequence[Any]) -> Any:
+    """The Arrow type of references and predictions."""
+    import pyarrow as pa
+
+    first = next((value for value in references if value is not None), "")
+    if isinstance(first, str):
+        return pa.string()
+    if isinstance(first, (float, int)):
+        return pa.float64()
+    return pa.list_(pa.string()) if not first or isinstance(first[0], str) else pa.array([first]).type

@@ -1,0 +1,68 @@
+"""Pictures of a run: learning curve and confusion matrix, as PNG."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+INK, TRAIN, VALIDATION = "#222222", "#8a8f98", "#d9480f"
+
+
+def learning_curve(history: list[dict[str, Any]], path: Path) -> None:
+    """Training loss, validation loss and the validation metric that chose the checkpoint, by epoch."""
+    pyplot = _pyplot()
+    logs = [(event["epoch"], event["loss"]) for event in history if event["type"] == "log" and "loss" in event]
+    evals = [event for event in history if event["type"] == "eval"]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    if logs:
+        left.plot(*zip(*logs), color=TRAIN, label="training")
+    losses = [(event["epoch"], event["eval_loss"]) for event in evals if "eval_loss" in event]
+    if losses:
+        left.plot(*zip(*losses), color=VALIDATION, marker="o", label="validation")
+    left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+    left.legend(frameon=False)
+    name = next((key for key in ("eval_accuracy", "eval_f1_micro", "eval_entity_f1", "eval_rmse") for event in evals if key in event), None)
+    if name:
+        right.plot([event["epoch"] for event in evals], [event[name] for event in evals], color=VALIDATION, marker="o")
+        right.set(xlabel="epoch", ylabel=f"validation {name.removeprefix('eval_').replace('_', ' ')}")
+    else:
+        right.set_axis_off()
+    _save(figure, path)
+
+
+def confusion_matrix(counts: list[list[int]], labels: tuple[str, ...], path: Path) -> None:
+    """Counts in each cell, shaded by the share of the row (the reference)."""
+    import numpy as np
+
+    pyplot = _pyplot()
+    matrix = np.asarray(counts)
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = min(14, 2.5 + 0.45 * len(labels))
+    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(share, cmap="Oranges", vmin=0, vmax=1)
+    if len(labels) <= 30:
+        for row, column in np.ndindex(matrix.shape):
+            axes.text(column, row, f"{matrix[row, column]:,}", ha="center", va="center", fontsize=8,
+                      color="white" if share[row, column] > 0.6 else INK)
+        names = [name if len(name) <= 18 else name[:17] + "…" for name in labels]
+        # Names from the user's data may hold "$", which would start mathematical text.
+        names = [name.replace("$", r"\$") for name in names]
+        axes.set_xticks(range(len(labels)), names, rotation=90, fontsize=8)
+        axes.set_yticks(range(len(labels)), names, fontsize=8)
+    axes.set(xlabel="prediction", ylabel="reference")
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    _pyplot().close(figure)

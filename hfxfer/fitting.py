@@ -1,0 +1,225 @@
+"""fit: the training itself and the writing of the Run, once everything has been checked and chosen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+
+from hfxfer import console, data, figures, methods, models
+from hfxfer.errors import RecipeError, WorkError
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, score_outcomes, write_predictions
+from hfxfer.recipe import Recipe
+from hfxfer.run import Run, Score, scores_object
+from hfxfer.tasks._task import Problem, Task
+from hfxfer.trainer import TransferTrainer
+
+NUM_EXAMPLES = 12
+
+
+def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool) -> Run:
+    """Train, keep the best checkpoint, score the test split in fp32, write every file of the Run."""
+    args = training_arguments(recipe, run, task, problem)
+    check_precision(recipe.precision, args.device.type)
+    trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
+    checkpoint = _checkpoint_to_resume(run) if resume else None
+    if trainer.is_world_process_zero():
+        run.create()
+        run.write_recipe(recipe)
+        run.write_json("data.json", rows.report)
+        run.write_json("base.json", loaded.base)
+        run.write_json("environment.json", _environment(args))
+        if checkpoint:
+            run.forget_after(int(checkpoint.name.rpartition("-")[2]))
+    _say_what_is_trained(trainer, loaded, task)
+    start = time.monotonic()
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except KeyboardInterrupt:
+        console.talk(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}")
+        raise
+    except torch.OutOfMemoryError as error:
+        raise WorkError(f"out of memory: {str(error).splitlines()[0]}. Halve --per_device_train_batch_size") from error
+    _finish(run, trainer, rows, time.monotonic() - start)
+    trainer.accelerator.wait_for_everyone()
+    return run
+
+
+def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -> TrainingArguments:
+    """The recipe's settings and hfxfer's defaults; what the recipe says in training_arguments wins."""
+    metric = task.primary_metric(problem)
+    settings: dict[str, Any] = {
+        "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 2,
+        "metric_for_best_model": metric, "greater_is_better": task.greater_is_better(problem),
+        "warmup_steps": 0.1, "weight_decay": 0.01, "lr_scheduler_type": "cosine", "logging_steps": 0.02,
+        "disable_tqdm": True, "report_to": "none", "use_cpu": not _has_accelerator(), "log_level": "error",
+    }
+    settings.update(recipe.training_arguments)
+    settings.update({
+        "output_dir": str(run.checkpoints_dir), "seed": recipe.seed, "learning_rate": recipe.learning_rate,
+        "num_train_epochs": recipe.num_train_epochs, "remove_unused_columns": False,
+        "per_device_train_batch_size": recipe.per_device_train_batch_size,
+        "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
+        "bf16": recipe.precision == "bf16", "fp16": recipe.precision == "fp16",
+    })
+    if settings["metric_for_best_model"] != metric and "greater_is_better" not in recipe.training_arguments:
+        settings["greater_is_better"] = not str(settings["metric_for_best_model"]).endswith(("loss", "rmse", "mae", "ece"))
+    try:
+        args = TrainingArguments(**settings)
+    except (ValueError, TypeError, ImportError, KeyError) as error:
+        raise RecipeError(f"TrainingArguments refuses these settings: {str(error).strip().splitlines()[0]}") from error
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size != wanted:
+        raise RecipeError(f"this process is one of WORLD_SIZE={wanted}, but the training library sees {args.world_size}: the processes would train "
+                          "side by side. On CPUs start with torchrun --nproc_per_node; leave out ddp_backend and use_cpu")
+    return args
+
+
+def _has_accelerator() -> bool:
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+
+
+def _trainer(args: TrainingArguments, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
+             loaded: models.Loaded, run: Run) -> TransferTrainer:
+    callbacks: list[TrainerCallback] = [Chronicle(run)]
+    if recipe.early_stopping_patience and str(args.eval_strategy.value) != "no" and args.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+    trainer = TransferTrainer(model=loaded.model, args=args, train_dataset=rows.train, eval_dataset=rows.validation,
+                              processing_class=loaded.processor, callbacks=callbacks, task=task, method=recipe.method,
+                              recipe=recipe, problem=problem)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _say_what_is_trained(trainer: TransferTrainer, loaded: models.Loaded, task: Task) -> None:
+    trained, total = methods.trainable_parameters(trainer.model)
+    console.talk(f"training {trained:,} of {total:,} parameters on {trainer.args.device.type} with "
+                 f"{len(trainer.train_dataset)} items; new weights: {', '.join(loaded.new_weights) or 'none (the head is for these labels)'}")
+    share = trainer.train_dataset.truncated_share()
+    if not task.encode_on_access:
+        console.talk(f"{share:.1%} of the training texts are cut at max_length {trainer.recipe.max_length}"
+                     + (". Raise it with --max_length" if share > 0.05 else ""))
+
+
+def _checkpoint_to_resume(run: Run) -> Path | None:
+    """The newest complete checkpoint; None starts anew. Checkpoints cut short by a kill are passed over, told."""
+    for path, complete in run.checkpoints():
+        if complete:
+            console.talk(f"resuming from {path}")
+            return path
+        console.talk(f"passing over {path}: it was cut short")
+    console.talk("no complete checkpoint: starting from the beginning")
+    return None
+
+
+def _kept(run: Run) -> str:
+    path = next((path for path, complete in run.checkpoints() if complete), None)
+    return f"Kept: {path}." if path else "No checkpoint had been written yet."
+
+
+def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float) -> None:
+    """Model, scores, predictions, pictures and examples. Evaluation runs in every process, the rest in the main one."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    problem = models.in_users_units(model, trainer.problem)
+    if trainer.is_world_process_zero():
+        models.save(model, trainer.processing_class, run.model_dir)
+    predictor = Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
+    with tempfile.TemporaryDirectory(dir=run.folder) as folder:
+        store = Path(folder) / f"probabilities.{trainer.args.process_index}"
+        outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, store, "scoring the test split")
+        if not trainer.is_world_process_zero():
+            return
+        context = {"split": "test", "seed": trainer.recipe.seed, "dataset": rows.source, "revision": rows.revision}
+        scores = score_outcomes(predictor, outcomes, context)
+        write_predictions(run.predictions_path, predictor, rows.test, outcomes)
+        confusion = predictor.task.confusion(outcomes, problem)
+    _write_results(run, predictor, rows, scores, confusion)
+    best = trainer.state.best_metric
+    run.append_event({"type": "end", "step": trainer.state.global_step, "epoch": trainer.state.epoch, "seconds": round(seconds, 3),
+                      "best_metric": best, "best_step": trainer.state.best_global_step,
+                      "stopped_early": trainer.state.global_step < trainer.state.max_steps})
+
+
+def _write_results(run: Run, predictor: Predictor, rows: data.Rows, scores: list[Score], confusion: Any) -> None:
+    import json
+
+    from hfxfer.run import write_text
+
+    problem = predictor.problem
+    figures.learning_curve(run.history(), run.figures_dir / "learning_curve.png")
+    if confusion is not None:
+        figures.confusion_matrix(confusion, problem.labels, run.figures_dir / "confusion_matrix.png")
+    _write_examples(run, predictor, rows.test)
+    found = scores_object(scores, task=predictor.task.name, problem_type=problem.problem_type, labels=problem.labels,
+                          split="test", confusion=confusion)
+    # Last: a Run with scores.json is finished.
+    write_text(run.model_dir / "scores.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def _write_examples(run: Run, predictor: Predictor, test: data.Split) -> None:
+    """Up to 12 test rows for the demo: images at most 256 pixels wide or high, the rest as JSON lines."""
+    import json
+
+    from hfxfer.run import write_text
+
+    step = max(1, test.num_rows // NUM_EXAMPLES)
+    lines = []
+    for number, row in enumerate(test.take(range(0, test.num_rows, step))[:NUM_EXAMPLES]):
+        kept = {role: row[role] for role in predictor.task.columns if row.get(role) is not None}
+        if "image" in kept:
+            from hfxfer.images import open_image
+
+            image = open_image(kept["image"])
+            image.thumbnail((256, 256))
+            (run.folder / "examples").mkdir(exist_ok=True)
+            image.save(run.folder / "examples" / f"{number:02d}.png")
+            kept["image"] = f"{number:02d}.png"
+        lines.append(json.dumps(kept, ensure_ascii=False))
+    write_text(run.folder / "examples" / "examples.jsonl", "\n".join(lines) + "\n")
+
+
+def _environment(args: TrainingArguments) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    packages = ("hfxfer", "torch", "torchvision", "timm", "transformers", "datasets", "evaluate", "accelerate",
+                "huggingface_hub", "scikit-learn", "numpy", "pillow")
+    device = args.device
+    return {"python": platform.python_version(), "platform": platform.platform(), "packages": {name: version(name) for name in packages},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "processes": args.world_size, "threads": torch.get_num_threads()}
+
+
+class Chronicle(TrainerCallback):
+    """Writes history.jsonl and shows progress."""
+
+    def __init__(self, run: Run):
+        self.run, self.bar = run, None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        self.bar = console.Progress(state.max_steps, "training", "steps")
+        self.bar.done = state.global_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        self.bar.advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **unused: Any) -> None:
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        kind = "eval" if any(name.startswith("eval_") for name in logs) else "log"
+        values = {name: value for name, value in logs.items() if isinstance(value, (int, float)) and value == value and abs(value) != float("inf")}
+        self.run.append_event({"type": kind, "step": state.global_step, **values})
+        if "loss" in logs and self.bar is not None:
+            self.bar.described = f"loss {logs['loss']:.4g}"
+        if kind == "eval":
+            shown = {name[5:]: value for name, value in values.items() if name.startswith("eval_") and name[5:] in self._shown(args)}
+            console.talk(f"epoch {state.epoch:.3g}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items()))
+
+    @staticmethod
+    def _shown(args: Any) -> tuple[str, ...]:
+        return ("loss", (args.metric_for_best_model or "loss").removeprefix("eval_"))

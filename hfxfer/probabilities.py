@@ -1,0 +1,64 @@
+"""Probabilities of many rows, kept on disk, written in any order and read by row or by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+
+class ProbabilityStore:
+    """(classes,) or (tokens, classes) float32 for each of `num_rows` rows.
+
+    With `path` they lie in a file of raw float32, 4 bytes × rows × classes; without, in memory.
+    """
+
+    def __init__(self, num_rows: int, path: str | Path | None = None):
+        self.num_rows = num_rows
+        self.is_ragged = False
+        self.num_classes = 0
+        self._path = path
+        self._file = open(path, "w+b") if path else None
+        self._rows: dict[int, np.ndarray] = {}
+        self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._end = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def put(self, position: int, values: np.ndarray) -> None:
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        self.is_ragged, self.num_classes = values.ndim > 1, values.shape[-1]
+        self._count += 1
+        if self._file is None:
+            self._rows[position] = values
+            return
+        # Rows of one size lie at their own place, so that a block of rows is one read.
+        start = self._end if self.is_ragged else position * values.nbytes
+        self._file.seek(start)
+        self._file.write(values.tobytes())
+        if self.is_ragged:
+            self._places[position] = (start, values.shape)
+            self._end = start + values.nbytes
+
+    def row(self, position: int) -> np.ndarray:
+        if self._file is None:
+            return self._rows[position]
+        start, shape = self._places[position] if self.is_ragged else (position * self.num_classes * 4, (self.num_classes,))
+        return self._read(start, shape)
+
+    def blocks_of_rows(self, size: int = 4096) -> Iterator[tuple[int, np.ndarray]]:
+        """(start, (rows, classes)) one after another; only for rows of one size."""
+        for start in range(0, self.num_rows, size):
+            rows = min(size, self.num_rows - start)
+            if self._file is None:
+                yield start, np.stack([self._rows[position] for position in range(start, start + rows)])
+            else:
+                yield start, self._read(start * self.num_classes * 4, (rows, self.num_classes))
+
+    def _read(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
+        self._file.flush()
+        self._file.seek(start)
+        return np.frombuffer(self._file.read(4 * int(np.prod(shape))), dtype=np.float32).reshape(shape)

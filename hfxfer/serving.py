@@ -1,0 +1,93 @@
+"""load: a fine-tuned model, ready to predict and to be scored, from a Run, a model folder or a Hub id."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hfxfer import data, inputs, models, tasks
+from hfxfer.errors import RecipeError
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, score_outcomes
+from hfxfer.recipe import Recipe
+from hfxfer.run import Run, scores_object
+
+
+class FineTuned:
+    """A fine-tuned model with its task. Computes in fp32 unless `precision` says otherwise."""
+
+    def __init__(self, predictor: Predictor, source: str):
+        self.predictor, self.source = predictor, source
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.predictor.problem.labels
+
+    def predict(self, rows: Any, *, columns: dict[str, str] | None = None, batch_size: int = 32) -> list[dict[str, Any]]:
+        """One record a row: `input`, then `label, score, score_<label>…`, `labels`, `value` or `entities`.
+
+        rows: one or a list of paths, texts, PIL images or dicts by column; a Dataset; a DataFrame.
+        """
+        task = self.predictor.task
+        split = inputs.load_inputs(rows, task.columns, columns or {})
+        return predict_split(self.predictor, split, batch_size)
+
+    def evaluate(self, dataset: Any, *, split: str = "test", columns: dict[str, str] | None = None, batch_size: int = 64,
+                 **settings: Any) -> dict[str, Any] | None:
+        """Scores with 95 % intervals on a labelled split, as in scores.json; None in all but the main process."""
+        predictor = self.predictor
+        recipe = Recipe(model=self.source, data=str(dataset), columns=columns or {}, **settings)
+        target = data.Target(predictor.problem.problem_type, predictor.problem.labels)
+        source = data.read_source(dataset, recipe)
+        rows = data.load_split(source, split, predictor.task.columns, recipe, target)
+        with tempfile.TemporaryDirectory() as folder:
+            outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {split}")
+            if int(os.environ.get("RANK", "0")):
+                return None
+            context = {"split": split, "seed": recipe.seed, "dataset": source.name, "revision": source.revision}
+            scores = score_outcomes(predictor, outcomes, context)
+            confusion = predictor.task.confusion(outcomes, predictor.problem)
+        return scores_object(scores, task=predictor.task.name, problem_type=predictor.problem.problem_type,
+                             labels=predictor.problem.labels, split=split, confusion=confusion)
+
+
+def load(source: str | Path | Run, *, task: str | None = None, revision: str | None = None, precision: str = "fp32",
+         device: str | None = None, trust_remote_code: bool = False, **settings: Any) -> FineTuned:
+    """A Run, its folder, any local model folder, or a Hub id. Raises ModelError or RunError.
+
+    precision: fp32, bf16 or fp16. device: torch's name; the best there is by default. settings: max_length, stride.
+    """
+    import torch
+
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise RecipeError(f"precision is {precision!r}; allowed: fp32, bf16, fp16")
+    run = source if isinstance(source, Run) else Run(source)
+    recipe = None
+    if run.exists():
+        run.scores()  # says so where the run is not finished
+        recipe, source = run.recipe(), run.model_dir
+    source = str(source)
+    config = models.checkpoint_config(source, revision)
+    chosen = tasks.get(task or (recipe.task if recipe else models.trained_task(config, source)))
+    model, processor = models.load_trained(source, chosen, revision, trust_remote_code)
+    where = device or _best_device()
+    check_precision(precision, torch.device(where).type)
+    recipe = recipe or Recipe(model=source, data="")
+    if settings:
+        recipe = Recipe.from_settings({**recipe.to_dict(), "version": None, **settings})
+    recipe = models.settle_lengths(recipe, processor, model.config)
+    problem = models.problem_of(model, chosen)
+    return FineTuned(Predictor(chosen, model.to(where), processor, problem, recipe, precision), source)
+
+
+def evaluate(source: str | Path | Run, dataset: Any, *, split: str = "test", precision: str = "fp32", **settings: Any) -> dict[str, Any] | None:
+    """`load(source).evaluate(dataset)`: the object that scores.json holds."""
+    return load(source, precision=precision).evaluate(dataset, split=split, **settings)
+
+
+def _best_device() -> str:
+    """The accelerator of this process, or the CPU; starts the process group of torchrun."""
+    from accelerate import PartialState
+
+    return str(PartialState().device)

@@ -1,0 +1,235 @@
+"""TransferTrainer: `transformers.Trainer` that knows a task and how to transfer to it. The only subclass.
+
+A script that uses Trainer changes the class and adds `task=`; everything else keeps its name and meaning.
+`train_dataset` and `eval_dataset` are raw rows (the task's columns: hfxfer encodes, augments, collates and
+scores them) or items already encoded for the model, with the caller's collator; they are told apart by
+their columns. A given `compute_metrics` keeps Trainer's own evaluation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import time
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+from transformers.trainer_utils import speed_metrics
+
+from hfxfer import data, methods, models, tasks
+from hfxfer.batches import EpochBatches, Items
+from hfxfer.errors import DataError, DivergedError, ModelError
+from hfxfer.evaluation import Predictor, evaluate_split
+from hfxfer.recipe import Recipe
+from hfxfer.run import mark_complete
+from hfxfer.tasks._task import Problem, Task
+
+
+class TransferTrainer(Trainer):
+    """Trainer with `task=`, `method=`, `columns=` and `augment=`; every Trainer argument and method still works.
+
+    model: a model, or the name of a checkpoint (a Hub id or folder), which gets a head for the labels found
+    in the data. processing_class: loaded with the checkpoint where it is not given.
+    Raises DataError, ModelError or RecipeError before any training.
+    """
+
+    def __init__(self, *positional: Any, task: str | Task | None = None, method: str = "full", columns: dict[str, str] | None = None,
+                 augment: str = "light", recipe: Recipe | None = None, problem: Problem | None = None, **named: Any):
+        given = inspect.signature(Trainer.__init__).bind_partial(self, *positional, **named).arguments
+        given.pop("self")
+        self.task = tasks.get(task) if isinstance(task, str) else task
+        self.problem, self.batches = problem, None
+        given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
+        self.recipe = recipe or self._script_recipe(given, columns or {}, augment)
+        if self.task is not None:
+            self._adopt(given)
+        elif isinstance(given.get("model"), str):
+            raise ModelError(f"model is the name {given['model']!r}, which needs a task: "
+                             f"TransferTrainer(…, task='image-classification'). Tasks: {', '.join(tasks.names())}")
+        if given.get("model") is not None and method != "full":
+            methods.apply(method, given["model"])
+        super().__init__(**given)
+        self.add_callback(_EpochTeller(self))
+
+    @property
+    def scores_rows(self) -> bool:
+        """True where hfxfer's own evaluation is used: raw rows, and no compute_metrics."""
+        return self.problem is not None and self.compute_metrics is None
+
+    def _script_recipe(self, given: dict, columns: dict, augment: str) -> Recipe:
+        args, model = given["args"], given.get("model")
+        return Recipe(model=model if isinstance(model, str) else "given", data="given", seed=args.seed, columns=columns,
+                      augment=augment, per_device_eval_batch_size=args.per_device_eval_batch_size)
+
+    def _adopt(self, given: dict) -> None:
+        """Turn raw rows into splits, find the labels, and load what is named instead of given."""
+        raw = {name: given[key] for name, key in (("train", "train_dataset"), ("validation", "eval_dataset"))
+               if given.get(key) is not None and not isinstance(given[key], dict)}
+        if self.problem is None and raw and all(_is_raw(dataset, self.task) for dataset in raw.values()):
+            rows = data.load_rows(raw, self.task.columns, self.recipe, cut=False)
+            given["train_dataset"] = rows.train or given.get("train_dataset")
+            given["eval_dataset"] = rows.validation or given.get("eval_dataset")
+            self.problem = self.task.problem(rows.target, rows.train)
+        if isinstance(given.get("model"), str):
+            if self.problem is None:
+                raise ModelError(f"model is the name {given['model']!r} and the data is already encoded, so its labels are unknown. "
+                                 "Give raw rows, or load the model yourself with num_labels")
+            loaded = models.load(self.task, self.recipe, self.problem)
+            given["model"] = loaded.model
+            given.setdefault("processing_class", loaded.processor)
+        if self.problem is not None:
+            self._settle_rows(given)
+
+    def _settle_rows(self, given: dict) -> None:
+        model, processor = given.get("model"), given.get("processing_class")
+        if processor is None:
+            raise ModelError("raw rows need the checkpoint's processor: give processing_class=AutoTokenizer or AutoImageProcessor "
+                             "of the same checkpoint, or model= as its name")
+        if model is not None and recipe_labels(model, self.task) != self.problem.labels and self.problem.labels:
+            raise ModelError(f"the model has the labels {_first(recipe_labels(model, self.task))}, the data {_first(self.problem.labels)}. "
+                             "Load it with id2label of the data, or give model= as its name and hfxfer makes the head")
+        self.recipe = models.settle_lengths(self.recipe, processor, getattr(model, "config", None))
+        if isinstance(given.get("train_dataset"), data.Split):
+            given["train_dataset"] = Items(self.task, given["train_dataset"], processor, self.problem, self.recipe, training=True)
+        given["data_collator"] = Collator(self.task, processor)
+        # Items carry keys that forward does not take (dropped by the collator), so Trainer must not filter them.
+        given["args"] = dataclasses.replace(given["args"], remove_unused_columns=False) \
+            if given["args"].remove_unused_columns else given["args"]
+
+    def get_train_dataloader(self) -> DataLoader:
+        if not isinstance(self.train_dataset, Items):
+            return super().get_train_dataloader()
+        args = self.args
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.batches = EpochBatches(
+            len(self.train_dataset), self._train_batch_size, seed, lengths=self.train_dataset.lengths(),
+            shuffle=args.train_sampling_strategy != "sequential", drop_last=args.dataloader_drop_last,
+            group=args.gradient_accumulation_steps * args.world_size)
+        # A generator of its own: else every epoch draws a number from torch's global one, and a resumed run differs.
+        loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
+                            num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
+                            persistent_workers=args.dataloader_persistent_workers, prefetch_factor=args.dataloader_prefetch_factor,
+                            generator=torch.Generator().manual_seed(seed))
+        return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen = self.eval_dataset[chosen] if isinstance(chosen, str) and isinstance(self.eval_dataset, dict) else chosen
+        return super().get_eval_dataloader(self._plain_items(chosen))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return super().get_test_dataloader(self._plain_items(test_dataset))
+
+    def _plain_items(self, dataset: Any) -> Any:
+        if self.problem is None or isinstance(dataset, Items):
+            return dataset
+        return Items(self.task, self._split(dataset), self.processing_class, self.problem, self.recipe, training=False)
+
+    def _split(self, dataset: Any) -> data.Split:
+        if isinstance(dataset, data.Split):
+            return dataset
+        target = data.Target(self.problem.problem_type, self.problem.labels)
+        return data.load_split({"test": dataset}, "test", self.task.columns, self.recipe, target)
+
+    def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        if self.task is None or type(self.task).forward is Task.forward:
+            return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
+        outputs = self.task.forward(model, inputs, self.recipe)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def training_step(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss).all():
+            rate = self.lr_scheduler.get_last_lr()[0]
+            raise DivergedError(f"the loss became {float(loss)} at step {self.state.global_step + 1} (learning rate {rate:.2g}). "
+                                f"Try a lower --learning_rate (such as {rate / 10:.1g}), a longer --warmup_steps, or --precision fp32")
+        return loss
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """As Trainer's; raw rows are scored by the task: loss and every metric of the whole set."""
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if not self.scores_rows or isinstance(chosen, dict):
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if chosen is None:
+            raise DataError("there is nothing to evaluate on: give TransferTrainer an eval_dataset, or evaluate(eval_dataset=…)")
+        start = time.time()
+        split = self._split(chosen)
+        metrics = self._shared(self._measure(split, metric_key_prefix))
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=split.num_rows))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _measure(self, split: data.Split, prefix: str) -> dict[str, float]:
+        precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
+        predictor = Predictor(self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem,
+                              self.recipe, precision)
+        outcomes, loss = evaluate_split(predictor, split, self.args.eval_batch_size)
+        if not self.is_world_process_zero():
+            return {}
+        scores = self.task.score(outcomes, self.problem, intervals=False, seed=self.args.seed)
+        found = {score.metric: score.value for score in scores if score.label is None and score.value is not None}
+        return {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items() if value is not None}
+
+    def _shared(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The main process's metrics in every process."""
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([metrics])[0] if self.args.world_size > 1 else metrics
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            from pathlib import Path
+
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            if folder.is_dir():
+                mark_complete(folder)
+
+
+class Collator:
+    """The task's collate, without the keys that the model does not take."""
+
+    def __init__(self, task: Task, processor: Any):
+        self.task, self.processor = task, processor
+
+    def __call__(self, items: list[dict]) -> dict[str, Any]:
+        batch = self.task.collate(items, self.processor)
+        return {key: value for key, value in batch.items() if not key.startswith("_")}
+
+
+class _EpochTeller(TrainerCallback):
+    """Tells the batches which epoch begins: accelerate does not reach them after a resume in mid-epoch (1.15)."""
+
+    def __init__(self, trainer: TransferTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        if self.trainer.batches is not None:
+            self.trainer.batches.set_epoch(int((state.epoch or 0) + 1e-6))
+
+
+def recipe_labels(model: Any, task: Task) -> tuple[str, ...]:
+    """The label names in a model's config, in order."""
+    return models.problem_of(model, task).labels
+
+
+def _first(labels: tuple[str, ...]) -> str:
+    return ", ".join(labels[:5]) + (f", … ({len(labels)})" if len(labels) > 5 else "")
+
+
+def _is_raw(dataset: Any, task: Task) -> bool:
+    """True for rows with the task's columns, False for items already encoded for the model."""
+    if isinstance(dataset, data.Split):
+        return True
+    names = set(getattr(dataset, "column_names", None) or ())
+    if not names or (getattr(dataset, "format", None) or {}).get("type") == "custom":
+        try:
+            names = set(dataset[0])
+        except (TypeError, KeyError, IndexError, NotImplementedError):
+            names = set(next(iter(dataset), {}))
+    return not names & {"input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds"}

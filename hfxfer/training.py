@@ -1,0 +1,122 @@
+"""train: a Recipe in, a Run folder out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from hfxfer import console, data, models, tasks
+from hfxfer.errors import RecipeError, RunError
+from hfxfer.recipe import Recipe
+from hfxfer.run import Run
+from hfxfer.tasks._task import REGRESSION, Problem, Task
+
+EXAMPLE_ROWS = 60
+
+
+def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: bool = False, **settings: Any) -> Run:
+    """Fine-tune, evaluate and save; the Run is the result.
+
+    Give a Recipe, or its fields by keyword; `data` may be a Dataset, DatasetDict or DataFrame here.
+    Raises RefusedError (nothing was done) or WorkError (what was finished is kept).
+    """
+    source = settings.get("data", None if recipe is None else recipe.data)
+    if recipe is None:
+        recipe = Recipe.from_settings({**settings, "data": source if isinstance(source, (str, Path)) else "given in Python"})
+    elif settings:
+        recipe = dataclasses.replace(recipe, **{**settings, "data": recipe.data})
+    recipe = _with_full_paths(recipe.check())
+    run = Run(recipe.output_dir)
+    if console.is_main_process():
+        run.claim(overwrite=overwrite, resume=resume)
+    source = recipe.data if isinstance(source, (str, Path)) else source
+    task, rows, source = read_rows(recipe, source)
+    recipe = dataclasses.replace(recipe, task=task.name)
+    problem = task.problem(rows.target, rows.train)
+    loaded = models.load(task, recipe, problem)
+    recipe, problem = resolve(recipe, task, problem, rows, loaded)
+    if resume:
+        _must_match(recipe, run.recipe())
+    # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
+    from hfxfer.fitting import fit
+
+    return fit(run, recipe, task, problem, rows, loaded, resume)
+
+
+def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
+    """The task (found by the columns when it is auto) and the checked rows."""
+    if isinstance(source, str) and source == "example":
+        if recipe.task == "auto":
+            raise RecipeError(f"data is 'example', which every task has: say which one, --task {' | '.join(tasks.names())}")
+        source = tasks.get(recipe.task).example_rows(EXAMPLE_ROWS, recipe.seed)
+    source = data.read_source(source, recipe)
+    name = recipe.task
+    if name == "auto":
+        name = data.detect_task(source, {each: tasks.get(each).columns for each in tasks.names()}, recipe)
+    task = tasks.get(name)
+    return task, data.load_rows(source, task.columns, recipe), source
+
+
+def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded) -> tuple[Recipe, Problem]:
+    """Every `auto` as a value, by method, task, body and number of rows."""
+    if problem.problem_type == REGRESSION and models.last_linear(loaded.model).bias is None:
+        # Without a bias in the last layer there is nothing to fold the mean into.
+        problem = dataclasses.replace(problem, target_mean=0.0)
+    recipe = models.settle_lengths(recipe, loaded.processor, loaded.model.config)
+    size = sum(parameter.numel() for parameter in loaded.model.parameters())
+    chosen: dict[str, Any] = {}
+    if recipe.per_device_train_batch_size == "auto":
+        wanted = 2 ** round(math.log2(max(1, rows.train.num_rows / 20)))
+        chosen["per_device_train_batch_size"] = min(32, max(8, wanted))
+    if recipe.num_train_epochs == "auto":
+        chosen["num_train_epochs"] = 10.0 if recipe.method == "head" else 5.0 if task.encode_on_access else 3.0
+    if recipe.learning_rate == "auto":
+        chosen["learning_rate"] = _learning_rate(recipe.method, loaded.model, size)
+    if recipe.precision == "auto":
+        chosen["precision"] = _precision(recipe)
+    recipe = dataclasses.replace(recipe, **chosen)
+    if chosen:
+        console.talk("chosen: " + ", ".join(f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
+                                            for name, value in chosen.items()))
+    return recipe, problem
+
+
+def _learning_rate(method: str, model: Any, size: int) -> float:
+    """AdamW peak rates: a new linear head bears 5e-3, a convolutional body 5e-4, a transformer less the larger it is."""
+    import torch
+
+    if method == "head":
+        return 5e-3
+    if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
+        return 5e-4
+    return float(f"{min(2e-4, max(1e-5, 5e-5 * math.sqrt(110e6 / size))):.1g}")
+
+
+def _precision(recipe: Recipe) -> str:
+    import torch
+
+    asked = [name for name in ("bf16", "fp16") if recipe.training_arguments.get(name)]
+    if asked:
+        return asked[0]
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def _with_full_paths(recipe: Recipe) -> Recipe:
+    """Local data and model as absolute paths, so that the saved recipe runs from anywhere."""
+    changed = {name: os.path.abspath(getattr(recipe, name)) for name in ("data", "model")
+               if os.path.exists(getattr(recipe, name))}
+    return dataclasses.replace(recipe, **changed)
+
+
+def _must_match(recipe: Recipe, saved: Recipe) -> None:
+    """Resuming with other settings would give neither run. Raises RunError naming them."""
+    now, then = recipe.to_dict(), saved.to_dict()
+    ignored = {"output_dir"}
+    differing = [f"{name} is {now.get(name)!r}, was {then.get(name)!r}" for name in {**then, **now}
+                 if name not in ignored and now.get(name) != then.get(name)]
+    if differing:
+        raise RunError(f"--resume goes on with the same settings, but {'; '.join(differing)}. "
+                       f"Continue with: {Run(recipe.output_dir).continuing_command}, or start another run")
