@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console
-from hfxfer.errors import EXIT_DONE, EXIT_REFUSED, HfxferError, RecipeError, exit_code
+from hfxfer.errors import EXIT_DONE, HfxferError, RecipeError, exit_code
 
 SWITCHES = {"true", "false"}
 
@@ -300,7 +300,7 @@ def doctor(positional: list[str], flags: dict[str, Any]) -> int:
     for line in examination.lines(found):
         console.fact(line)
     console.emit(found)
-    return EXIT_REFUSED if found["problems"] else EXIT_DONE
+    return examination.status(found)
 
 
 def quickstart(positional: list[str], flags: dict[str, Any]) -> None:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hfxfer import console, data, figures, methods, models
 from hfxfer.errors import RecipeError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, score_outcomes, write_predictions
+from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object
 from hfxfer.tasks._task import Problem, Task
-from hfxfer.trainer import TransferTrainer
+from hfxfer.trainer import EarlyStopping, TransferTrainer
 
 NUM_EXAMPLES = 12
 
@@ -40,7 +41,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with models.quiet_libraries():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         console.talk(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}")
         raise
@@ -61,6 +63,11 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         "disable_tqdm": True, "report_to": "none", "use_cpu": not _has_accelerator(), "log_level": "error",
     }
     settings.update(recipe.training_arguments)
+    chosen = str(settings["metric_for_best_model"]).removeprefix("eval_")
+    if chosen not in ("loss", *METRICS):
+        raise RecipeError(f"metric_for_best_model is {chosen!r}; allowed: loss, {', '.join(METRICS)}")
+    if chosen != metric and "greater_is_better" not in recipe.training_arguments:
+        settings["greater_is_better"] = chosen != "loss" and METRICS[chosen].greater_is_better
     settings.update({
         "output_dir": str(run.checkpoints_dir), "seed": recipe.seed, "learning_rate": recipe.learning_rate,
         "num_train_epochs": recipe.num_train_epochs, "remove_unused_columns": False,
@@ -68,8 +75,6 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         "per_device_eval_batch_size": recipe.per_device_eval_batch_size,
         "bf16": recipe.precision == "bf16", "fp16": recipe.precision == "fp16",
     })
-    if settings["metric_for_best_model"] != metric and "greater_is_better" not in recipe.training_arguments:
-        settings["greater_is_better"] = not str(settings["metric_for_best_model"]).endswith(("loss", "rmse", "mae", "ece"))
     try:
         args = TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError, KeyError) as error:
@@ -89,7 +94,7 @@ def _trainer(args: TrainingArguments, recipe: Recipe, task: Task, problem: Probl
              loaded: models.Loaded, run: Run) -> TransferTrainer:
     callbacks: list[TrainerCallback] = [Chronicle(run)]
     if recipe.early_stopping_patience and str(args.eval_strategy.value) != "no" and args.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(recipe.early_stopping_patience))
+        callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     trainer = TransferTrainer(model=loaded.model, args=args, train_dataset=rows.train, eval_dataset=rows.validation,
                               processing_class=loaded.processor, callbacks=callbacks, task=task, method=recipe.method,
                               recipe=recipe, problem=problem)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,16 @@ class Loaded:
 
 def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
     """The checkpoint `recipe.model` with a head for `problem`. Raises ModelError."""
+    check_torch_pair()
     import torch
 
     torch.manual_seed(recipe.seed)
-    if recipe.architecture:
-        loaded = _from_state_dict(recipe, problem)
-    else:
-        config = checkpoint_config(recipe.model, recipe.revision)
-        loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
+    with quiet_libraries():
+        if recipe.architecture:
+            loaded = _from_state_dict(recipe, problem)
+        else:
+            config = checkpoint_config(recipe.model, recipe.revision)
+            loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
     _settle_dropout(loaded.model, recipe)
     _settle_padding(loaded)
     return loaded
@@ -51,17 +55,44 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
 
 def load_trained(source: str, task: Task, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """A fine-tuned model as it is, and its processor: a model folder or a Hub id. Raises ModelError."""
+    check_torch_pair()
     import torch
 
     config = checkpoint_config(source, revision)
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    with _explained(source, task.name):
+    with _explained(source, task.name), quiet_libraries():
         if is_timm_config(config):
             return _timm_from_pretrained(source, _timm_config(config), common)[0].eval(), _timm_processor(config)
         import transformers
 
         model = getattr(transformers, task.auto_model).from_pretrained(source, dtype=torch.float32, **common)
         return model.eval(), getattr(transformers, task.auto_processor).from_pretrained(source, **common)
+
+
+def check_torch_pair() -> None:
+    """Raise DependencyError, with the pip line that mends it, where torch and torchvision do not belong together."""
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        from hfxfer.doctor import explain_import_error
+
+        raise explain_import_error(error) or error from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers' load reports and progress bars off the screen: hfxfer says what matters itself."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def trained_task(config: dict[str, Any], source: str) -> str:
@@ -390,5 +421,6 @@ def in_users_units(model: Any, problem: Problem) -> Problem:
 
 def save(model: Any, processor: Any, folder: Path) -> None:
     """Write a model folder that plain transformers (and timm) load."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with quiet_libraries():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
-from transformers.trainer_utils import speed_metrics
+from transformers.trainer_utils import SaveStrategy, speed_metrics
 
 from hfxfer import data, methods, models, tasks
 from hfxfer.batches import EpochBatches, Items
@@ -180,6 +180,18 @@ class TransferTrainer(Trainer):
 
         return broadcast_object_list([metrics])[0] if self.args.world_size > 1 else metrics
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As Trainer's, with ties broken by the lower validation loss: on few rows accuracy alone cannot tell epochs apart."""
+        if not self.scores_rows or self.args.metric_for_best_model is None or metric_key(self.args) not in metrics:
+            return super()._determine_best_metric(metrics, trial)
+        best = best_evaluation(self.state.log_history, self.args)
+        if best is None or best["step"] != self.state.global_step:
+            return False
+        self.state.best_metric = best[metric_key(self.args)]
+        if self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
+            self.state.best_global_step = self.state.global_step
+        return True
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
@@ -200,6 +212,29 @@ class Collator:
     def __call__(self, items: list[dict]) -> dict[str, Any]:
         batch = self.task.collate(items, self.processor)
         return {key: value for key, value in batch.items() if not key.startswith("_")}
+
+
+def metric_key(args: TrainingArguments) -> str:
+    return f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+
+
+def best_evaluation(log_history: list[dict], args: TrainingArguments) -> dict | None:
+    """The log entry of the best evaluation so far, the earliest of equals."""
+    key, sign = metric_key(args), 1 if args.greater_is_better else -1
+    found = [entry for entry in log_history if entry.get(key) is not None]
+    return max(found, key=lambda entry: (sign * entry[key], -entry.get("eval_loss", 0.0), -entry["step"]), default=None)
+
+
+class EarlyStopping(TrainerCallback):
+    """Stop after `patience` evaluations without a better one. Reads the log, so that a resumed run stops where it would have."""
+
+    def __init__(self, patience: int):
+        self.patience = patience
+
+    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
+        best = best_evaluation(state.log_history, args)
+        if best and sum(metric_key(args) in entry and entry["step"] > best["step"] for entry in state.log_history) >= self.patience:
+            control.should_training_stop = True
 
 
 class _EpochTeller(TrainerCallback):
