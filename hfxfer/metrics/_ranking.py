@@ -14,8 +14,3 @@ def column_auc(positive: np.ndarray, scores: np.ndarray, sample_weight=None) -> 
     if positive.all() or not positive.any():
         return None
     return float(sklearn.metrics.roc_auc_score(positive, scores, sample_weight=sample_weight))
-
-
-def ranked_columns(num_classes: int, multi_label: bool) -> range:
-    """The columns whose mean is ROC-AUC. Two exclusive classes mirror each other, so the second stands for both."""
-    return range(1, 2) if num_classes == 2 and not multi_label else range(num_classes)

@@ -7,9 +7,9 @@ import evaluate
 import numpy as np
 
 from hfxfer.metrics._features import features
+from hfxfer.metrics._placements import ranked_columns
 from hfxfer.metrics._probabilities import check_probabilities
 from hfxfer.metrics._ranking import column_auc
-from hfxfer.metrics._ranking import ranked_columns
 
 INPUTS = """
 predictions: one probability a class for each row, in [0, 1].

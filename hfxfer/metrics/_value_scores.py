@@ -1,0 +1,137 @@
+"""rmse, mae, r2, pearson and spearman with intervals. numpy and scipy only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hfxfer.metrics._regression import constant
+from hfxfer.metrics._regression import correlation
+from hfxfer.metrics._regression import mean_ranks
+from hfxfer.metrics._resampling import BLOCK_COUNTS
+from hfxfer.metrics._resampling import UNDEFINED
+from hfxfer.metrics._resampling import Atoms
+from hfxfer.metrics._resampling import Estimate
+from hfxfer.metrics._resampling import bca
+from hfxfer.metrics._resampling import gamma_limits
+from hfxfer.metrics._resampling import mean_interval
+from hfxfer.metrics._resampling import resample
+from hfxfer.metrics._resampling import wilson
+
+# Columns of the statistics of a row: 1, |error| and its powers, then the moments of y and x about their means.
+ONE, ERROR, SQUARE, FOURTH, Y, X, YY, XX, XY = range(9)
+
+
+def value_estimates(
+    references: np.ndarray, predictions: np.ndarray, num_resamples: int, rng: np.random.Generator
+) -> dict[str, Estimate]:
+    """All five. references, predictions: (N,) float64. Limits of rmse are roots of those of the mean square."""
+    if len(references) == 0:
+        return dict.fromkeys(("rmse", "mae", "r2", "pearson", "spearman"), UNDEFINED)
+    error = np.abs(references - predictions)
+    y, x = references - references.mean(), predictions - predictions.mean()
+    statistics = np.stack([np.ones_like(y), error, error**2, error**4, y, x, y * y, x * x, x * y], axis=1)
+    drawn = resample(Atoms(lambda block: statistics[block], np.ones(len(y), np.int64)), num_resamples, rng)
+    scale = float(references.std() or np.abs(references).max() or 1.0)
+    square = mean_interval(drawn, SQUARE, FOURTH, scale**2)
+    return {
+        "rmse": Estimate(*np.sqrt(square[:3]).tolist(), square.method),
+        "mae": mean_interval(drawn, ERROR, SQUARE, scale),
+        "r2": UNDEFINED if constant(references) else _explained(drawn),
+        "pearson": _pearson(drawn, correlation(references, predictions)),
+        "spearman": _spearman(references, predictions, num_resamples, rng),
+    }
+
+
+def _explained(drawn) -> Estimate:
+    """r2. Where the resamples do not vary, 1 - r2 is bounded as a mean square error is: see `mean_interval`."""
+
+    def r2(sums):
+        with np.errstate(all="ignore"):
+            total = sums[:, YY] - sums[:, Y] ** 2 / sums[:, ONE]
+            return np.where(total > 1e-12 * drawn.total[YY], 1 - sums[:, SQUARE] / total, np.nan)
+
+    value, num_rows = drawn.value(r2), drawn.atoms.num_rows
+    if 1 - value <= 1e-12:
+        return Estimate(value, 1 - float(wilson(0.0, num_rows)[1]), 1.0, "wilson")
+    low, high = bca(value, r2(drawn.sums), drawn.jackknife(r2), drawn.atoms.counts)
+    if high - low < 1e-12:
+        best, worst = gamma_limits(1 - value, num_rows)
+        return Estimate(value, 1 - worst, 1 - best, "gamma")
+    return Estimate(value, low, high, "bca")
+
+
+def _pearson(drawn, value: float | None) -> Estimate:
+    num_rows = drawn.atoms.num_rows
+
+    def moments(sums):
+        with np.errstate(all="ignore"):
+            y, x = sums[:, Y] / sums[:, ONE], sums[:, X] / sums[:, ONE]
+            yy, xx = sums[:, YY] / sums[:, ONE] - y * y, sums[:, XX] / sums[:, ONE] - x * x
+            varied = (yy > 1e-12 * drawn.total[YY] / num_rows) & (xx > 1e-12 * drawn.total[XX] / num_rows)
+            return np.where(varied, (sums[:, XY] / sums[:, ONE] - x * y) / np.sqrt(yy * xx), np.nan)
+
+    if value is None:
+        return UNDEFINED
+    return _correlation_limits(value, moments(drawn.sums), drawn.jackknife(moments), drawn.atoms.counts)
+
+
+def _correlation_limits(value: float, replicates: np.ndarray, influence: np.ndarray, counts: np.ndarray) -> Estimate:
+    """BCa; a faultless correlation gets Wilson's limits of (1 + r) / 2, taken as a share of agreeing rows."""
+    low, high = bca(value, replicates, influence, counts)
+    if abs(value) > 1 - 1e-12 or high - low < 1e-12:
+        low, high = (2 * float(limit) - 1 for limit in wilson(np.clip((1 + value) / 2, 0, 1), counts.sum()))
+        return Estimate(value, low, high, "wilson")
+    return Estimate(value, low, high, "bca")
+
+
+def _spearman(references: np.ndarray, predictions: np.ndarray, num_resamples: int, rng: np.random.Generator) -> Estimate:
+    """Each resample is ranked anew: with the ranks of the sample the limits at 0.95 are 7 % short in coverage."""
+    x, y = mean_ranks(references), mean_ranks(predictions)
+    value = correlation(x, y)
+    if value is None:
+        return UNDEFINED
+    num_rows, replicates = len(x), []
+    orders = [_order(ranks) for ranks in (x, y)]
+    step = max(1, BLOCK_COUNTS // num_rows)
+    for start in range(0, num_resamples, step):
+        size = min(step, num_resamples - start)
+        weights = np.stack([np.bincount(rng.integers(num_rows, size=num_rows), minlength=num_rows) for _ in range(size)])
+        replicates.append(_weighted_correlation(weights, *(_weighted_ranks(weights, *order) for order in orders)))
+    return _correlation_limits(value, np.concatenate(replicates), _spearman_influence(x, y), np.ones(num_rows))
+
+
+def _order(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows by rank, where each group of ties begins in them, the group of each row)."""
+    _, first, group = np.unique(ranks, return_index=True, return_inverse=True)
+    order = np.argsort(ranks, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(np.bincount(group))[:-1]])
+    return order, starts, group
+
+
+def _weighted_ranks(weights: np.ndarray, order: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """(B, N) mean ranks when row i occurs weights[b, i] times, up to a constant."""
+    of_group = np.add.reduceat(weights[:, order], starts, axis=1)
+    return (np.cumsum(of_group, axis=1) - of_group / 2)[:, group]
+
+
+def _weighted_correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    total = weights.sum(axis=1)
+    x = x - ((weights * x).sum(axis=1) / total)[:, None]
+    y = y - ((weights * y).sum(axis=1) / total)[:, None]
+    weighted = weights * x
+    xx, xy, yy = (weighted * x).sum(axis=1), (weighted * y).sum(axis=1), (weights * y * y).sum(axis=1)
+    with np.errstate(all="ignore"):
+        return np.where((xx > 0) & (yy > 0), xy / np.sqrt(xx * yy), np.nan)
+
+
+def _spearman_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(N,) influence up to scale and sign, as acceleration needs: F(x) G(y) + E[X > x] G(Y) + F(X) E[Y > y]."""
+    x, y = x / len(x), y / len(y)
+
+    def mean_above(key, values):
+        order = np.argsort(key, kind="stable")
+        above = np.empty(len(key))
+        above[order] = (values[order].sum() - np.cumsum(values[order])) / len(key)
+        return above
+
+    return -(x * y + mean_above(x, y) + mean_above(y, x))
