@@ -37,10 +37,10 @@ def match_columns(table: Table, roles: dict[str, Column], said: dict[str, str], 
     """Role → column name, over `said` (the user's words) first. Raises DataError, with the flag that mends it."""
     _check_said(table, roles, said, source)
     matched = dict(said)
-    for role, column in sorted(roles.items(), key=lambda item: item[1].target):
-        if role not in matched:
-            found = _by_name(table, column, matched) or _by_type(table, column, matched)
-            if found:
+    inputs_first = sorted(roles.items(), key=lambda item: item[1].target)
+    for find in (_by_name, _by_type):
+        for role, column in inputs_first:
+            if role not in matched and (found := find(table, column, matched)):
                 matched[role] = found
     missing = [role for role, column in roles.items() if column.required and role not in matched]
     if missing:
@@ -73,6 +73,8 @@ def _not_found(table: Table, roles: dict[str, Column], missing: list[str], match
     flags, holds = [], []
     for role in missing:
         fitting = [name for name in left if _has_kind(table, name, roles[role].kind)] or left or ["NAME"]
+        if roles[role].kind == "text" and fitting != ["NAME"]:
+            fitting.sort(key=lambda name: -_length(table, name))
         flags.append(f"{role}={fitting[-1] if roles[role].target else fitting[0]}")
         left = [name for name in left if name != flags[-1].split("=", 1)[1]]
         holds.append(f"the {role}")
@@ -121,6 +123,11 @@ def _has_kind(table: Table, name: str, kind: str) -> bool:
     words = [word for cell in lists for word in cell]
     return all(isinstance(word, str) for word in words) if kind == "tokens" \
         else all(isinstance(word, str | int) for word in words)
+
+
+def _length(table: Table, name: str) -> int:
+    """Characters in the cells looked at: a text is longer than an id."""
+    return sum(len(str(cell)) for cell in islice(table.columns[name], LOOKED_AT))
 
 
 def class_names(feature: Any) -> list[str] | None:

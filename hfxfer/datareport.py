@@ -64,7 +64,8 @@ def _write_list(lines: list[str], output_dir: Any) -> str | None:
     return str(file)
 
 
-def build(source: Any, columns: dict[str, str], target: Target, settings: Any, made: tuple, bad_rows: list[dict]) -> dict:
+def build(source: Any, columns: dict[str, str], target: Target, settings: Any, made: tuple, bad_rows: list[dict],
+          ) -> dict:
     """The content of data.json. made: (splits by name, unlabelled ones, origins)."""
     given, unlabelled, origins = made
     role = given["train"].store.target_role
@@ -132,7 +133,8 @@ def say(report: dict) -> None:
              f"{_first(_pairs(report['conflicts']))}")
     if report["shared_groups"]:
         named = [f"{group} ({', '.join(names)})" for group, names in report["shared_groups"].items()]
-        warn(f"--split_by: {_number(named, 'group stands', 'groups stand')} in more than one given split: {_first(named)}")
+        warn(f"--split_by: {_number(named, 'group stands', 'groups stand')} in more than one given split: "
+             f"{_first(named)}")
     if report["duplicates"]:
         hint(f"{_number(report['duplicates'], 'input stands', 'inputs stand')} more than once in a split: "
              f"{_first(_pairs(report['duplicates']))}")

@@ -33,8 +33,8 @@ def tables_by_split(files: list[str]) -> dict[str | None, list[str]]:
         for split, group in by_split.items():
             _check_one_format(split, group)
         return dict(by_split)
-    if not unnamed or any(is_image_name(file) and "/" in file for file in files):
-        return {}
+    if not unnamed or len({file.rsplit("/", 1)[0] for file in files if is_image_name(file) and "/" in file}) > 1:
+        return {}  # Pictures in two folders or more are classes; in one folder they belong to the table.
     _check_one_format("train", unnamed)
     return {None: unnamed}
 
@@ -66,6 +66,9 @@ def read_images(folder: Path, files: list[str]) -> Source:
     by_split = _pictures_by_split(pictures, root)
     named = None not in by_split
     splits = {split or "train": _picture_table(folder, group, base) for split, (base, group) in by_split.items()}
+    if "train" in splits and not any(splits["train"].columns["label"]):
+        raise DataError(f"the pictures in {folder} lie in no class folder; first: {splits['train'].place(0)}. Put them "
+                        "into one folder a class, or list them in metadata.csv with the columns file_name,label")
     return Source(name, splits, named, empty_folders=_empty_folders(folder, splits))
 
 
@@ -94,7 +97,8 @@ def _pictures_by_split(pictures: list[str], root: str) -> dict[str | None, tuple
     if not named or (others and not any(classes_below[top] for top in named)):
         return {None: (root, pictures)}
     if len(set(named.values())) < len(named):
-        raise DataError(f"two folders mean the same split: {', '.join(sorted(named))}. Keep one of them")
+        twice = sorted(top for top, split in named.items() if list(named.values()).count(split) > 1)
+        raise DataError(f"two folders mean the same split: {', '.join(twice)}. Keep one of them")
     hint_ignored((f"{root}{top}/" if top else "pictures beside the split folders" for top in others),
                  "beside the split folders")
     return {split: (_unwrapped(tops[top], f"{root}{top}/"), tops[top]) for top, split in named.items()}

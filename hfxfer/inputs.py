@@ -8,7 +8,8 @@ through the same columns as in training.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,46 +34,53 @@ def load_inputs(inputs: Any, roles: dict[str, Column], columns: dict[str, str] |
         inputs = [inputs]
     if not isinstance(inputs, list | tuple):
         return _split_of([_under_roles(table, wanted, said) for table in _tables_of(inputs)], wanted)
-    parts = [part for items in _runs(list(inputs)) for part in _parts(items, wanted, said)]
+    parts = [part for start, items in _runs(list(inputs))
+             for part in _parts(start, items, wanted, said)]
     if not parts:
         raise DataError("nothing to predict on: no input was given. Give files, folders or texts")
     return _split_of(parts, wanted)
 
 
-def _runs(items: list[Any]) -> Iterable[list[Any]]:
-    """Rows side by side form one table; each path is a source of its own."""
-    run: list[Any] = []
-    for item in items:
-        if isinstance(item, str | os.PathLike):
-            if run:
-                yield run
-                run = []
-            yield [item]
+def _runs(items: list[Any]) -> Iterable[tuple[int, list[Any]]]:
+    """Rows of one kind that stand side by side form one table; each path is a source of its own. (start, items)."""
+    for kind, run in groupby(enumerate(items), key=lambda item: _kind(item[1])):
+        numbered = list(run)
+        if kind == "string":
+            yield from ((i, [item]) for i, item in numbered)
         else:
-            run.append(item)
-    if run:
-        yield run
+            yield numbered[0][0], [item for _, item in numbered]
 
 
-def _parts(items: list[Any], roles: dict[str, Column], said: dict[str, str]) -> list[Table]:
-    first = items[0]
-    if isinstance(first, str | os.PathLike):
-        return _from_string(first, roles, said)
-    if isinstance(first, dict) and not images.is_image(first):
-        return [_under_roles(tables.from_rows(items, "inputs"), roles, said)]
-    role = _main_role(roles)
-    return [Table({role: list(items)}, lambda i: f"input {i}")]
+def _kind(item: Any) -> str:
+    if isinstance(item, str | os.PathLike):
+        return "string"
+    return "row" if isinstance(item, dict) and not images.is_image(item) else "value"
+
+
+def _parts(start: int, items: list[Any], roles: dict[str, Column], said: dict[str, str]) -> list[Table]:
+    def place(i: int) -> str:
+        return f"input {start + i}"
+
+    kind = _kind(items[0])
+    if kind == "string":
+        return _from_string(items[0], place, roles, said)
+    if kind == "row":
+        table = _under_roles(tables.from_rows(items, "inputs"), roles, said)
+        table.place = place
+        return [table]
+    return [Table({_main_role(roles): list(items)}, place)]
 
 
 def _main_role(roles: dict[str, Column]) -> str:
     """The role of an input given alone. Raises DataError where a task needs several."""
     required = [role for role, column in roles.items() if column.required]
     if len(required) != 1:
-        raise DataError(f"this task needs {', '.join(required)} in every row: give dicts or a table with these columns")
+        raise DataError(f"this task needs {', '.join(required)} in every row: give dicts or a table with them")
     return required[0]
 
 
-def _from_string(item: Any, roles: dict[str, Column], said: dict[str, str]) -> list[Table]:
+def _from_string(item: Any, place: Callable[[int], str], roles: dict[str, Column], said: dict[str, str],
+                 ) -> list[Table]:
     text, path = os.fspath(item), None
     try:
         path = Path(text).expanduser()
@@ -90,7 +98,7 @@ def _from_string(item: Any, roles: dict[str, Column], said: dict[str, str]) -> l
     if exists:
         return [_from_lines(path, role, kind)]
     if kind in ("text", "tokens") and not _names_a_file(text):
-        return [Table({role: [text.split() if kind == "tokens" else text]}, lambda i: "input")]
+        return [Table({role: [text.split() if kind == "tokens" else text]}, place)]
     raise DataError(f"{text} does not exist. Give a file, a folder{' or a text' if kind in ('text', 'tokens') else ''}. "
                     f"Looked in {Path.cwd()}")
 
@@ -113,14 +121,14 @@ def _from_folder(folder: Path, roles: dict[str, Column], said: dict[str, str]) -
     if "image" in kinds:
         pictures = [str(folder / file) for file in files if images.is_image_name(file)]
         if not pictures:
-            raise DataError(f"{folder} holds no pictures. Picture files end in {' '.join(sorted(images.SUFFIXES)[:8])} …")
+            raise DataError(f"{folder} holds no pictures. Picture files end in {' '.join(sorted(images.SUFFIXES))}")
         return [Table({_main_role(roles): pictures}, pictures.__getitem__)]
     readable = [folder / file for file in files if file.lower().endswith((*tables.SUFFIXES, ".txt"))]
     if not readable and not (folder / "state.json").exists():
         raise DataError(f"{folder} holds nothing to predict on. Allowed: .txt {' '.join(tables.SUFFIXES)}")
     if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
         return [_under_roles(table, roles, said) for table in _tables_of(folder)]
-    return [part for file in readable for part in _from_string(file, roles, said)]
+    return [part for file in readable for part in _from_string(file, str, roles, said)]
 
 
 def _tables_of(data: Any) -> list[Table]:

@@ -3,7 +3,8 @@
 Order of labels: a ClassLabel's own; integers in numeric order (also when a CSV holds them as text, which stays as it
 is: "001"); booleans "False", "True"; text sorted by code point. Over the union of all splits.
 
-Problem type: lists → multi-label; floats that are not all whole → regression (also as text in CSV); else single label.
+Problem type: lists → multi-label; floats that are not all whole → regression (also as text in CSV); else single
+label. A CSV whose labels are partly numbers and partly words is refused until the user says what they are.
 """
 
 from __future__ import annotations
@@ -84,9 +85,11 @@ def _guess_problem_type(parts: Sequence[Cells], column: str) -> str:
         return MULTI
     if any(part.names is not None for part in parts) or "bool" in kinds:
         return SINGLE
-    if set(kinds) == {"str"}:
-        untyped = not any(part.typed for part in parts)
-        return REGRESSION if untyped and _are_fractions(values) else SINGLE
+    if set(kinds) == {"str"} and not any(part.typed for part in parts):
+        numbers = [as_number(text) for text in values]
+        if None in numbers and any(number is not None for number in numbers):
+            raise DataError(_mixed(parts, column))
+        return SINGLE if None in numbers or all(number.is_integer() for number in numbers) else REGRESSION
     return REGRESSION if any(isinstance(value, float) and not value.is_integer() for value in values) else SINGLE
 
 
@@ -97,19 +100,18 @@ def _type_name(value: Any) -> str:
 
 
 def _mixed(parts: Sequence[Cells], column: str) -> str:
+    """The message for several types in one column, with the first cell of each."""
     seen: dict[str, str] = {}
     for part in parts:
         for i, value in enumerate(part.values):
+            value = plain(value)
             if not is_missing(value):
-                value = plain(value)
-                seen.setdefault(_type_name(value), f"{value!r} ({part.place(i)})")
-    examples = " and ".join(f"{kind} {example}" for kind, example in sorted(seen.items()))
-    return f"column {column!r} mixes types of labels: {examples}. Give every row the same type"
-
-
-def _are_fractions(texts: list[str]) -> bool:
-    numbers = [as_number(text) for text in texts]
-    return all(number is not None for number in numbers) and not all(number.is_integer() for number in numbers)
+                kind = _type_name(value)
+                kind = "number" if kind == "str" and not part.typed and as_number(value) is not None else kind
+                seen.setdefault(kind, f"{value!r} ({part.place(i)})")
+    examples = ", ".join(f"{kind} {example}" for kind, example in seen.items())
+    return (f"column {column!r} mixes types of labels: {examples}. Give every row the same type, or take them all as "
+            f"names: --problem_type {SINGLE}")
 
 
 def as_number(value: Any) -> float | None:
@@ -205,7 +207,7 @@ def _one_of(names: list[str] | None, whole_floats: bool) -> Callable[[Any], str 
             if value == -1:
                 return None
             if not 0 <= value < len(names):
-                raise DataError(f"label {value} is outside 0…{len(names) - 1}, the {len(names)} names of the ClassLabel")
+                raise DataError(f"label {value} is not in 0…{len(names) - 1}, the names of the ClassLabel")
             return names[value]
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
@@ -246,7 +248,8 @@ def _labels(parts: Sequence[Cells], column: str, rule: Callable) -> tuple[str, .
                 continue  # The row's own fault, listed with its place by the row check.
             counts.update(label if isinstance(label, list) else [] if label is None else [label])
     if rule is _multi and _are_switches(parts):
-        counts.update({str(i): 0 for i in range(len(next(as_list(v) for v in parts[0].values if not is_missing(v))))})
+        first = next(as_list(value) for value in parts[0].values if not is_missing(value))
+        counts.update({str(i): 0 for i in range(len(first))})
     given = [name for part in parts for name in part.names or ()]
     _check_labels(counts, column, rule)
     return tuple(dict.fromkeys(given)) + tuple(sorted(counts.keys() - set(given), key=label_order(counts)))

@@ -64,10 +64,8 @@ class Split:
     def take(self, positions: Iterable[int]) -> list[dict[str, Any]]:
         """Rows by position in this split, as dictionaries by role, with "row_id"."""
         chosen = [self.positions[i] for i in positions]
-        return [
-            {**{role: cells[i] for role, cells in self.store.columns.items() if role != GROUP}, "row_id": self.store.row_ids[i]}
-            for i in chosen
-        ]
+        columns = {role: self.store.columns[role] for role in self.roles}
+        return [{**{role: cells[i] for role, cells in columns.items()}, "row_id": self.store.row_ids[i]} for i in chosen]
 
     def select(self, positions: Iterable[int], name: str | None = None) -> Split:
         """Some of this split's rows, as a split."""

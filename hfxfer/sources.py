@@ -154,14 +154,16 @@ def _first_line(error: Exception) -> str:
 def read_object(data: Any, name: str = "data") -> Source:
     """A Python object: Dataset, DatasetDict, IterableDataset, a dict of splits or of columns, DataFrame, rows."""
     if isinstance(data, dict):
-        if data and all(isinstance(cells, list | tuple) for cells in data.values()) and not _are_splits(data):
+        if data and all(isinstance(cells, list | tuple) for cells in data.values()) and not _are_rows(data):
             return Source(name, {"train": _table(_rows_of(data, name), name)}, named=False)
         return Source(name, _named_splits({key: _table(part, f"{name}[{key!r}]") for key, part in data.items()}, name))
     return Source(name, {"train": _table(data, name)}, named=False)
 
 
-def _are_splits(data: dict) -> bool:
-    return all(split_name(str(key)) for key in data)
+def _are_rows(data: dict) -> bool:
+    """True for a dict of splits that are lists of rows; False for a dict of columns."""
+    return (any(split_name(str(key)) for key in data)
+            and all(isinstance(row, dict) for rows in data.values() for row in rows))
 
 
 def _rows_of(columns: dict[str, list], name: str) -> list[dict]:

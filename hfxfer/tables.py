@@ -162,13 +162,16 @@ def read_text(path: Path) -> str:
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return content.decode(encoding)
+        text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise DataError(
             f"{path.name} is not UTF-8 text: byte 0x{content[error.start]:02x} in line {line}. Save it as UTF-8, "
             f"for instance: iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
         ) from error
+    if "\0" in text:
+        raise DataError(f"{path.name} is not a text file: it holds zero bytes. Save it as UTF-8 text")
+    return text
 
 
 def _read_csv(path: Path) -> Table:
@@ -292,7 +295,7 @@ def from_dataset(dataset: Any, what: str) -> Table:
 
 
 def undecoded(dataset: Any) -> Any:
-    """The dataset with its pictures and sounds as {"bytes", "path"}: decoding them here would cost memory and packages."""
+    """The dataset with its pictures and sounds as {"bytes", "path"}: decoding all would cost memory and packages."""
     for name, feature in (dataset.features or {}).items():
         if type(feature).__name__ in ("Image", "Audio", "Video"):
             dataset = dataset.cast_column(name, type(feature)(decode=False))
