@@ -66,6 +66,8 @@ def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = 
     made, origins = _cut_missing(given, target, settings, labelled[0].target_role, cut)
     unlabelled = {part.name: given[part.name] for part in parts if not part.is_labelled}
     report = datareport.build(source, columns, target, settings, (made, unlabelled, origins), bad_rows)
+    if cut:
+        datareport.check_train(report, source.name)
     datareport.say(report)
     return Rows(made["train"], made["validation"], made["test"], target, columns, report, unlabelled,
                 source.name, report["fingerprint"], source.revision)

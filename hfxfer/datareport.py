@@ -13,7 +13,7 @@ from typing import Any
 from hfxfer import rowcheck, splits
 from hfxfer.console import hint, is_main_process, warn
 from hfxfer.errors import DataError
-from hfxfer.labels import OTHER, REGRESSION, Target
+from hfxfer.labels import OTHER, REGRESSION, SINGLE, Target
 
 SHOWN = 5
 LISTED_WITHOUT_FILE = 20
@@ -84,7 +84,7 @@ def build(source: Any, columns: dict[str, str], target: Target, settings: Any, m
         "small_classes": {label: n for label, n in counts["train"].items() if 0 < n < FEW},
         "missing_classes": {name: gone for name, own in counts.items()
                             if (gone := [label for label, n in own.items() if n == 0]) and targets[name]},
-        "empty_folders": source.empty_folders,
+        "labels_alike": _labels_alike(target.labels), "empty_folders": source.empty_folders,
         "duplicates": duplicates, "leaks": leaks, "conflicts": _conflicts(ids, targets, places, role),
         "shared_groups": _shared_groups(given, settings.split_by), "bad_rows": bad_rows,
     }
@@ -114,12 +114,31 @@ def _conflicts(ids: dict, targets: dict, places: dict, role: str | None) -> list
     return rowcheck.conflicts(*(sum((part[name] for name in ids), []) for part in (ids, targets, places)))
 
 
+def _labels_alike(labels: tuple[str, ...]) -> list[list[str]]:
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        alike.setdefault(label.casefold(), []).append(label)
+    return [group for group in alike.values() if len(group) > 1]
+
+
 def _shared_groups(given: dict[str, Any], split_by: str | None) -> dict[str, list[str]]:
     return splits.shared_groups({name: split.column("_group") for name, split in given.items()}) if split_by else {}
 
 
+def check_train(report: dict, source: str) -> None:
+    """Raises DataError where a single-label train split has examples of fewer than two classes."""
+    counts = report["splits"]["train"]["classes"]
+    there = [label for label, count in counts.items() if count]
+    if report["problem_type"] == SINGLE and len(there) < 2:
+        raise DataError(f"the train split of {source} has one class only: {', '.join(map(repr, there)) or 'none'}. "
+                        "A classifier needs two or more")
+
+
 def say(report: dict) -> None:
     """The warnings and hints of a report, one line each."""
+    alike = [" = ".join(group) for group in report["labels_alike"]]
+    if alike:
+        warn(f"labels that differ in letter case only count as different classes: {_first(alike)}")
     for split, labels in report["missing_classes"].items():
         warn(f"{_number(labels, 'class', 'classes')} without an example in {split}: {_first(labels)}")
     if report["small_classes"]:

@@ -270,6 +270,8 @@ def _check_labels(counts: Counter, column: str, rule: Callable) -> None:
                         "--columns label=NAME")
     if len(counts) == 1 and rule is _single:
         raise DataError(f"column {column!r} has one class only: {next(iter(counts))!r}. A classifier needs two or more")
+    if len(counts) == 1 and rule is _tags:
+        raise DataError(f"column {column!r} has one tag only: {next(iter(counts))!r}. There is no entity to learn")
     if rule is _single and num_rows >= 20 and len(counts) > num_rows / 2:
         examples = ", ".join(repr(label) for label in list(counts)[:3])
         numeric = all(as_number(label) is not None for label in counts)

@@ -6,13 +6,14 @@ one `Store`, and each `Split` is positions into it.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfxfer import rowcheck
-from hfxfer.columns import Column, class_names
+from hfxfer.columns import Column, as_list, class_names, is_missing
 from hfxfer.errors import DataError
 from hfxfer.labels import Cells, Target, is_unlabelled, label_reader
 from hfxfer.tables import Table, chained, whole
@@ -142,8 +143,7 @@ def make_part(name: str, table: Table, roles: dict[str, Column], columns: dict[s
         else:
             raise DataError(f"split {name} has no column {column!r}, which train has. Columns: "
                             f"{', '.join(table.columns)}. Give every split the same columns")
-        if roles[role].kind == "image":
-            cells[role] = _resolved(cells[role], table)
+        cells[role] = in_one_form(cells[role], roles[role], table)
     labelled = target_role is None or not is_unlabelled(_target_cells(table, cells[target_role], columns[target_role]))
     if split_by:
         cells[GROUP] = whole(table.columns[split_by]) if split_by in table.columns else [None] * table.num_rows
@@ -154,20 +154,33 @@ def _target_cells(table: Table, values: Sequence[Any], column: str) -> Cells:
     return Cells(list(values), class_names(table.features.get(column)), table.place, table.typed)
 
 
-def _resolved(cells: Sequence[Any], table: Table) -> Sequence[Any]:
+def in_one_form(cells: Sequence[Any], column: Column, table: Table) -> Sequence[Any]:
+    """Pictures as full paths, lists written as text as lists, a missing text of an optional role as "".
+
+    What cannot be brought into the form stays as it is: the row check names it.
+    """
+    if column.kind == "image":
+        return _resolved(cells, table.folder)
+    if column.kind == "tokens":
+        return [cell if (words := as_list(cell)) is None else words for cell in cells]
+    if column.kind == "text" and not column.required:
+        return ["" if is_missing(cell) else cell for cell in cells]
+    return cells
+
+
+def _resolved(cells: Sequence[Any], folder: Path | None) -> Sequence[Any]:
     """Relative picture paths, made to start at the table's own folder."""
-    folder = table.folder
-    first = next((cell for cell in cells if cell is not None), None)
-    if folder is None or not isinstance(first, str):
+    if not isinstance(next((cell for cell in cells if cell is not None), None), str | os.PathLike):
         return cells
 
     def resolve(cell: Any) -> Any:
-        if not isinstance(cell, str) or not cell.strip():
+        if not isinstance(cell, str | os.PathLike) or is_missing(cell):
             return cell
-        path = folder / cell.strip()
-        if not path.exists() and "\\" in cell:  # Written on Windows.
-            path = folder / cell.strip().replace("\\", "/")
-        return str(path) if path.exists() or not Path(cell).exists() else cell
+        given = os.fspath(cell).strip()
+        path = Path(folder or "", given)
+        if not path.exists() and "\\" in given:  # Written on Windows.
+            path = Path(folder or "", given.replace("\\", "/"))
+        return str(path) if path.exists() or not Path(given).exists() else given
     return [resolve(cell) for cell in whole(cells)]
 
 
@@ -213,17 +226,14 @@ def as_splits(parts: list[Part], store: Store) -> dict[str, Split]:
 
 def inputs_split(tables: list[Table], roles: dict[str, Column]) -> tuple[Split, list[str]]:
     """Tables whose columns stand under their roles already → one unlabelled split, and the fault of each bad row."""
-    parts = []
+    columns = {role: chained([in_one_form(table.columns[role], column, table) for table in tables])
+               for role, column in roles.items()}
+    places = [table.place(i) for table in tables for i in range(table.num_rows)]
+    contents, faults = rowcheck.check_inputs(columns, roles)
+    start = 0
     for table in tables:
-        cells = {role: _resolved(table.columns[role], table) if column.kind == "image" else table.columns[role]
-                 for role, column in roles.items()}
-        parts.append(Part("inputs", table, cells, None, "", False, faults=dict(table.faults)))
-    for part in parts:
-        part.contents, faults = rowcheck.check_inputs(part.columns, roles)
-        part.faults = {**faults, **part.faults}
-    columns = {role: chained([part.columns[role] for part in parts]) for role in roles}
-    contents = [content for part in parts for content in part.contents]
-    places = [part.table.place(i) for part in parts for i in range(part.num_rows)]
+        faults |= {start + i: fault for i, fault in table.faults.items()}
+        start += table.num_rows
     store = Store(columns, rowcheck.with_repeats_numbered(contents), places, None)
-    faults = [f"{part.table.place(i)}: {reason}" for part in parts for i, reason in sorted(part.faults.items())]
-    return Split("inputs", store, tuple(range(len(contents))), False), faults
+    listed = [f"{places[i]}: {fault}" for i, fault in sorted(faults.items())]
+    return Split("inputs", store, tuple(range(len(places))), False), listed

@@ -22,25 +22,33 @@ BINS = 10
 def cut(groups: Sequence[Hashable], strata: Sequence[Hashable], fraction: float, seed: int) -> list[int]:
     """Positions of about `fraction` of the rows, in order; whole groups, each stratum in proportion.
 
-    Every stratum with two groups or more gives at least one row and keeps at least one. Raises DataError where all
-    rows are one group.
+    Every stratum with two groups or more gives at least one row and keeps at least one, where that is possible.
+    Raises DataError where all rows are one group.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for position, group in enumerate(groups):
         members[group].append(position)
     if len(members) < 2:
-        raise DataError(f"nothing to cut: all {len(groups)} rows are one group. Give the splits as files or folders")
-    left = Counter(strata)
+        raise DataError(f"nothing to cut: all {len(groups)} rows are copies of one or share one --split_by group. "
+                        "Give the splits as files or folders, or choose another column")
+    own = {group: Counter(strata[position] for position in rows) for group, rows in members.items()}
+    left, taken = Counter(strata), Counter()
     wanted = _wanted(left, fraction)
-    taken: Counter = Counter()
-    chosen: list[int] = []
-    for group in sorted(members, key=lambda group: _chance(seed, group)):
-        own = Counter(strata[position] for position in members[group])
-        if _brings_closer(own, taken, wanted) and all(left[stratum] > count for stratum, count in own.items()):
-            taken.update(own)
-            left.subtract(own)
-            chosen += members[group]
-    return sorted(chosen)
+    order = sorted(members, key=lambda group: _chance(seed, group))
+    chosen: list[Hashable] = []
+
+    def take_if(group: Hashable, suits: bool) -> None:
+        if suits and all(left[stratum] > count for stratum, count in own[group].items()):
+            taken.update(own[group])
+            left.subtract(own[group])
+            chosen.append(group)
+
+    for group in order:
+        take_if(group, _brings_closer(own[group], taken, wanted))
+    skipped = set(order) - set(chosen)
+    for group in sorted((group for group in order if group in skipped), key=lambda group: len(members[group])):
+        take_if(group, any(wanted[stratum] and not taken[stratum] for stratum in own[group]))
+    return sorted(position for group in chosen for position in members[group])
 
 
 def _brings_closer(own: Counter, taken: Counter, wanted: dict) -> bool:

@@ -202,7 +202,10 @@ def test_the_only_text_column_is_the_text_even_beside_text_labels():
 
 def test_a_sentence_pair_is_taken_by_name():
     rows = [{"sentence1": f"a {i}", "sentence2": None if i == 0 else f"b {i}", "label": i % 2} for i in range(20)]
-    assert load(rows).columns == {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
+    loaded = load(rows)
+    assert loaded.columns == {"text": "sentence1", "text_pair": "sentence2", "label": "label"}
+    pairs = [row["text_pair"] for split in loaded.splits.values() for row in split]
+    assert sorted(pairs) == sorted(["", *(f"b {i}" for i in range(1, 20))])
 
 
 def test_paths_in_a_table_start_at_its_folder(digits, tmp_path, monkeypatch):
@@ -320,6 +323,13 @@ def test_bad_texts_and_labels_are_listed_with_their_lines(tmp_path):
         "Mend them, or leave them out with --on_bad_rows skip."]
 
 
+def test_lists_in_a_csv_are_lists(tmp_path):
+    lines = [f'"[""a"", ""{i}""]","[\'O\', \'B-x\']"' for i in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join(["tokens,tags", *lines]))
+    rows = load(tmp_path / "a.csv", TOKENS)
+    assert rows.test[0]["tokens"][0] == "a" and rows.test[0]["tags"] == ["O", "B-x"]
+
+
 def test_bad_tokens_and_tags_are_listed(tmp_path):
     good = [{"tokens": ["a", f"{i}"], "tags": ["O", "B-x"]} for i in range(20)]
     bad = [{"tokens": [], "tags": []}, {"tokens": ["a"], "tags": ["O", "O"]}, {"tokens": ["a", " "], "tags": ["O", "O"]},
@@ -391,6 +401,18 @@ def test_regression_and_multi_label_are_cut_and_reported():
     assert rows.report["splits"]["test"]["stratified_by"] == "quantile bin"
     rows = load([{"text": f"x {i}", "labels": ["a"] + ["b"] * (i % 5 == 0)} for i in range(50)])
     assert rows.target.labels == ("a", "b") and rows.report["splits"]["test"]["classes"] == {"a": 10, "b": 2}
+
+
+def test_labels_that_differ_in_letter_case_are_named(capsys):
+    assert load(sentences(30, ["cat", "Cat", "dog"])).report["labels_alike"] == [["Cat", "cat"]]
+    assert "labels that differ in letter case only count as different classes: Cat = cat" in capsys.readouterr().err
+
+
+def test_a_train_split_with_one_class_is_refused():
+    assert refusal({"train": sentences(20, "a"), "test": sentences(4)}) == (
+        "the train split of data has one class only: 'a'. A classifier needs two or more")
+    assert refusal([{"tokens": ["a", str(i)], "tags": ["O", "O"]} for i in range(9)], TOKENS) == (
+        "column 'tags' has one tag only: 'O'. There is no entity to learn")
 
 
 # --- other data ------------------------------------------------------------------------------------------------------

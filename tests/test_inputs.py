@@ -87,9 +87,9 @@ def test_text_rows_in_python():
     rows = [{"text": "a", "text_pair": "b"}, {"text": "c"}]
     for data in (rows, Dataset.from_list(rows), pandas.DataFrame(rows)):
         split = load_inputs(data, TEXT)
-        assert split.column("text") == ["a", "c"] and split.column("text_pair") == ["b", None]
+        assert split.column("text") == ["a", "c"] and split.column("text_pair") == ["b", ""]
     mixed = load_inputs([*rows, "plain"], TEXT)
-    assert mixed.column("text") == ["a", "c", "plain"] and mixed.column("text_pair") == ["b", None, None]
+    assert mixed.column("text") == ["a", "c", "plain"] and mixed.column("text_pair") == ["b", "", ""]
     assert load_inputs([{"body": "a"}], TEXT, {"text": "body"}).column("text") == ["a"]
     assert load_inputs({"text": "a"}, TEXT).num_rows == 1
 

@@ -54,10 +54,19 @@ def test_few_large_groups_still_give_a_split():
     assert len({groups[i] for i in chosen}) == 1 and len(chosen) == 10
 
 
+def test_a_class_of_large_groups_is_not_forgotten():
+    groups = [*range(40), *["x"] * 5, *["y"] * 5]
+    strata = ["a"] * 40 + ["b"] * 10
+    assert Counter(strata[i] for i in cut(groups, strata, 0.1, seed=0)) == {"a": 4, "b": 5}
+    assert len(cut(["anna", "ben"] * 10, ["a"] * 20, 0.2, seed=0)) == 10
+
+
 def test_one_group_cannot_be_cut():
     with pytest.raises(DataError) as error:
         cut(["anna"] * 3, ["a", "b", "a"], 0.2, seed=0)
-    assert str(error.value) == "nothing to cut: all 3 rows are one group. Give the splits as files or folders"
+    assert str(error.value) == (
+        "nothing to cut: all 3 rows are copies of one or share one --split_by group. Give the splits as files or "
+        "folders, or choose another column")
 
 
 def test_strata_are_what_the_target_needs():
