@@ -330,7 +330,12 @@ def _reset_head(model: Any, new: list[str]) -> list[str]:
     layer = last_linear(model)
     names = [name for name, parameter in model.named_parameters() if any(parameter is own for own in layer.parameters())]
     if not set(names) & set(new):
-        model._init_weights(layer)
+        import torch
+
+        # As transformers does for a missing head; its own _init_weights leaves alone what it has loaded (5.23).
+        torch.nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
+        if layer.bias is not None:
+            torch.nn.init.zeros_(layer.bias)
         new = sorted({*new, *names})
     return new
 
@@ -422,5 +427,19 @@ def in_users_units(model: Any, problem: Problem) -> Problem:
 def save(model: Any, processor: Any, folder: Path) -> None:
     """Write a model folder that plain transformers (and timm) load."""
     with quiet_libraries():
-        model.save_pretrained(folder)
+        if hasattr(model, "timm_model"):
+            _save_timm(model, folder)
+        else:
+            model.save_pretrained(folder)
         processor.save_pretrained(folder)
+
+
+def _save_timm(model: Any, folder: Path) -> None:
+    """Weights under timm's own names: transformers keeps its prefix unless it stripped it when loading (5.23)."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.timm_model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

@@ -1,8 +1,7 @@
-"""Probabilities of many rows, kept on disk, written in any order and read by row or by block."""
+"""Probabilities of many rows, kept on disk, written in any order and read by row or as one array."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,14 +48,12 @@ class ProbabilityStore:
         start, shape = self._places[position] if self.is_ragged else (position * self.num_classes * 4, (self.num_classes,))
         return self._read(start, shape)
 
-    def blocks_of_rows(self, size: int = 4096) -> Iterator[tuple[int, np.ndarray]]:
-        """(start, (rows, classes)) one after another; only for rows of one size."""
-        for start in range(0, self.num_rows, size):
-            rows = min(size, self.num_rows - start)
-            if self._file is None:
-                yield start, np.stack([self._rows[position] for position in range(start, start + rows)])
-            else:
-                yield start, self._read(start * self.num_classes * 4, (rows, self.num_classes))
+    def array(self) -> np.ndarray:
+        """(rows, classes), a read-only memory map where they lie on disk; only for rows of one size."""
+        if self._file is None:
+            return np.stack([self._rows[position] for position in range(self.num_rows)])
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self.num_rows, self.num_classes))
 
     def _read(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
         self._file.flush()

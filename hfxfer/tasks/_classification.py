@@ -56,27 +56,27 @@ class ClassificationTask(Task):
     def score(self, outcomes: Outcomes, problem: Problem, intervals: bool, seed: int) -> list:
         from hfxfer import intervals as statistics
 
-        resamples = {} if intervals else {"num_resamples": 0}
+        draws = {"seed": seed, "num_resamples": statistics.NUM_RESAMPLES if intervals else 2}
         if problem.problem_type == REGRESSION:
-            measured = statistics.RegressionOutcomes(_floats(outcomes.references), _floats(outcomes.answers))
-            return statistics.score_regression(measured, seed=seed, **resamples)
+            measured = statistics.Regression(_floats(outcomes.references), _floats(outcomes.answers))
+            return statistics.score_regression(measured, **draws)
+        probabilities = None if outcomes.probabilities is None else outcomes.probabilities.array()
         if problem.problem_type == MULTI_LABEL:
-            measured = statistics.MultiLabelOutcomes(_multi_hot(outcomes.references, problem.labels),
-                                                     _multi_hot(outcomes.answers, problem.labels), outcomes.probabilities)
-            return statistics.score_multi_label(measured, problem.labels, seed=seed, **resamples)
-        measured = statistics.SingleLabelOutcomes(_indices(outcomes.references, problem.labels),
-                                                  _indices(outcomes.answers, problem.labels),
-                                                  len(problem.labels), outcomes.probabilities)
-        return statistics.score_single_label(measured, problem.labels, seed=seed, **resamples)
+            measured = statistics.MultiLabel(_multi_hot(outcomes.references, problem.labels),
+                                             _multi_hot(outcomes.answers, problem.labels), probabilities)
+            return statistics.score_multi_label(measured, problem.labels, **draws)
+        measured = statistics.SingleLabel(_indices(outcomes.references, problem.labels),
+                                          _indices(outcomes.answers, problem.labels), len(problem.labels), probabilities)
+        return statistics.score_single_label(measured, problem.labels, **draws)
 
     def confusion(self, outcomes: Outcomes, problem: Problem) -> list[list[int]] | None:
         if problem.problem_type != SINGLE_LABEL:
             return None
-        import numpy as np
+        from hfxfer import intervals as statistics
 
-        counts = np.zeros((len(problem.labels), len(problem.labels)), dtype=np.int64)
-        np.add.at(counts, (_indices(outcomes.references, problem.labels), _indices(outcomes.answers, problem.labels)), 1)
-        return counts.tolist()
+        measured = statistics.SingleLabel(_indices(outcomes.references, problem.labels),
+                                          _indices(outcomes.answers, problem.labels), len(problem.labels))
+        return statistics.confusion_counts(measured).tolist()
 
 
 def _floats(values):

@@ -104,8 +104,8 @@ class TokenClassification(Task):
     def score(self, outcomes: Outcomes, problem: Problem, intervals: bool, seed: int) -> list:
         from hfxfer import intervals as statistics
 
-        measured = statistics.TagOutcomes(outcomes.references, outcomes.answers)
-        return statistics.score_tags(measured, problem.labels, seed=seed, **({} if intervals else {"num_resamples": 0}))
+        measured = statistics.Tags(outcomes.references, outcomes.answers)
+        return statistics.score_tags(measured, problem.labels, seed=seed, num_resamples=statistics.NUM_RESAMPLES if intervals else 2)
 
     def example_rows(self, num_rows: int, seed: int = 0) -> list[dict]:
         """Made-up sentences with one person and one place each."""

@@ -1,0 +1,206 @@
+"""Loading checkpoints: heads, sources, and what is refused."""
+
+import json
+
+import pytest
+import torch
+from tiny_models import bert_checkpoint, gpt2_checkpoint, timm_checkpoint
+
+from hfxfer import models, tasks
+from hfxfer.errors import ModelError
+from hfxfer.methods import freeze_body
+from hfxfer.recipe import Recipe
+from hfxfer.tasks._task import Problem
+
+IMAGE, TEXT, TOKENS = (tasks.get(f"{name}-classification") for name in ("image", "text", "token"))
+THREE = Problem("single_label_classification", ("cat", "dog", "hen"))
+
+
+def recipe(model, **settings):
+    return Recipe(model=str(model), data="d", **settings)
+
+
+def test_a_timm_body_is_kept_and_its_head_replaced(tmp_path):
+    folder = timm_checkpoint(tmp_path / "net", classes=4)
+    before = models.load(IMAGE, recipe(folder), Problem("single_label_classification", ("0", "1", "2", "3"))).model.state_dict()
+    loaded = models.load(IMAGE, recipe(folder), THREE)
+    after = loaded.model.state_dict()
+    assert loaded.new_weights == ["timm_model.fc.bias", "timm_model.fc.weight"]
+    assert all(torch.equal(before[name], after[name]) for name in before if ".fc." not in name)
+    assert after["timm_model.fc.weight"].shape[0] == 3
+    assert loaded.model.config.id2label == {0: "cat", 1: "dog", 2: "hen"}
+
+
+def test_a_head_for_the_same_labels_is_kept_and_one_for_others_is_not(tmp_path):
+    folder = timm_checkpoint(tmp_path / "net", classes=3)
+    same = models.load(IMAGE, recipe(folder), Problem("single_label_classification", ("0", "1", "2")))
+    other = models.load(IMAGE, recipe(folder), THREE)
+    assert same.new_weights == []
+    assert other.new_weights == ["timm_model.fc.bias", "timm_model.fc.weight"]
+    assert not torch.equal(same.model.timm_model.fc.weight, other.model.timm_model.fc.weight)
+
+
+def test_the_new_head_is_a_function_of_the_seed(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    first, again, other = (models.load(TEXT, recipe(folder, seed=seed), THREE).model.classifier.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_timm_layout_loads_with_model_args_and_num_classes(tmp_path):
+    folder = timm_checkpoint(tmp_path / "net", classes=3, channels=1)
+    config = json.loads((folder / "config.json").read_text())
+    timm_layout = {"architecture": config["architecture"], "num_classes": 3, "label_names": ["x", "y", "z"],
+                   "model_args": {"in_chans": 1, "num_classes": 3}, "pretrained_cfg": config["pretrained_cfg"]}
+    (folder / "config.json").write_text(json.dumps(timm_layout))
+    loaded = models.load(IMAGE, recipe(folder), Problem("single_label_classification", ("x", "y", "z")))
+    assert loaded.new_weights == []
+    assert loaded.model(torch.zeros(1, 1, 32, 32)).logits.shape == (1, 3)
+
+
+def test_saved_timm_model_gives_equal_logits_in_transformers_and_timm(tmp_path):
+    import timm
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    loaded = models.load(IMAGE, recipe(timm_checkpoint(tmp_path / "net")), THREE)
+    models.save(loaded.model, loaded.processor, tmp_path / "saved")
+    picture = torch.rand(2, 3, 32, 32)
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "saved").eval()
+    other = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).eval()
+    with torch.no_grad():
+        expected = loaded.model.eval()(picture).logits
+        assert torch.equal(plain(picture).logits, expected)
+        assert torch.allclose(other(picture), expected, atol=1e-5)
+    assert plain.config.id2label == {0: "cat", 1: "dog", 2: "hen"}
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "saved")
+    assert tuple(processor.data_config["mean"]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18.tv_in1k", "vgg11.tv_in1k", "densenet121.tv_in1k"])
+def test_torchvision_state_dicts_load_through_timm(tmp_path, architecture):
+    import torchvision
+
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, architecture.split(".")[0])(num_classes=7).eval()
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    loaded = models.load(IMAGE, recipe(tmp_path / "weights.pth", architecture=architecture), THREE)
+    assert loaded.processor.data_config["mean"] == (0.485, 0.456, 0.406)
+    assert len({name.rpartition(".")[0] for name in loaded.new_weights}) == 1
+    assert len(loaded.new_weights) == 2
+    first = next(p for n, p in loaded.model.named_parameters() if p.ndim == 4)
+    assert torch.equal(first, next(p for p in net.parameters() if p.ndim == 4))
+
+
+def test_a_state_dict_of_another_network_is_refused_with_the_number_of_keys(tmp_path):
+    import torchvision
+
+    torch.save(torchvision.models.mobilenet_v2(num_classes=5).state_dict(), tmp_path / "weights.pth")
+    with pytest.raises(ModelError, match=r"does not fit mobilenetv2_100.ra_in1k: \d+ keys do not match"):
+        models.load(IMAGE, recipe(tmp_path / "weights.pth", architecture="mobilenetv2_100.ra_in1k"), THREE)
+
+
+def test_a_pickle_that_is_no_state_dict_is_refused(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"\x80\x04N.")
+    with pytest.raises(ModelError, match="cannot read .* as a state dict"):
+        models.load(IMAGE, recipe(tmp_path / "weights.pth", architecture="resnet18.tv_in1k"), THREE)
+
+
+def test_an_unknown_architecture_is_refused_with_near_ones(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(ModelError, match="timm has no architecture 'resnet1'"):
+        models.load(IMAGE, recipe(tmp_path / "weights.pth", architecture="resnet1"), THREE)
+
+
+def test_a_weights_file_without_architecture_says_what_is_missing(tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"")
+    with pytest.raises(ModelError, match="--architecture resnet50.tv_in1k"):
+        models.load(IMAGE, recipe(tmp_path / "weights.pth"), THREE)
+
+
+def test_bodies_that_do_not_match_their_config_are_an_error(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"16 of \d+ weights of the body"):
+        models.load(TEXT, recipe(folder), THREE)
+
+
+@pytest.mark.parametrize("text, message", [("{", "is broken"), ("[]", "expected an object")])
+def test_broken_configs_are_refused(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=message):
+        models.load(TEXT, recipe(tmp_path), THREE)
+
+
+def test_a_model_that_does_not_fit_the_task_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="does not fit the task image-classification"):
+        models.load(IMAGE, recipe(bert_checkpoint(tmp_path / "bert")), THREE)
+    with pytest.raises(ModelError, match="is an image model; task text-classification"):
+        models.load(TEXT, recipe(timm_checkpoint(tmp_path / "net")), THREE)
+
+
+def test_a_missing_model_names_both_ways(tmp_path):
+    with pytest.raises(ModelError, match="model folder .*missing does not exist"):
+        models.load(TEXT, recipe(tmp_path / "missing"), THREE)
+    with pytest.raises(ModelError, match="cannot load nobody/nothing: it is no local folder"):
+        models.load(TEXT, recipe("nobody/nothing"), THREE)
+
+
+def test_gpt2_gets_a_padding_token_in_tokenizer_and_config(tmp_path):
+    loaded = models.load(TEXT, recipe(gpt2_checkpoint(tmp_path / "gpt2")), THREE)
+    assert loaded.processor.pad_token == "<|endoftext|>"
+    assert loaded.model.config.pad_token_id == loaded.processor.pad_token_id == 0
+    assert loaded.new_weights == ["score.weight"]
+
+
+def test_a_dropout_that_forbids_learning_is_noticed(tmp_path, capsys):
+    folder = bert_checkpoint(tmp_path / "bert", classifier_dropout=0.999)
+    loaded = models.load(TEXT, recipe(folder), THREE)
+    assert (loaded.model.config.classifier_dropout, loaded.model.dropout.p) == (0.2, 0.2)
+    assert "classifier_dropout is 0.999: a new head would hardly learn. Using 0.2" in capsys.readouterr().err
+    assert models.load(TEXT, recipe(folder, classifier_dropout=0.5), THREE).model.dropout.p == 0.5
+
+
+def test_mobilenet_v1_default_dropout_is_noticed(tmp_path, capsys):
+    from transformers import MobileNetV1Config, MobileNetV1ForImageClassification, MobileNetV1ImageProcessor
+
+    MobileNetV1ForImageClassification(MobileNetV1Config(depth_multiplier=0.25, image_size=32, num_labels=4)).save_pretrained(tmp_path)
+    MobileNetV1ImageProcessor(size={"shortest_edge": 36}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    loaded = models.load(IMAGE, recipe(tmp_path), THREE)
+    assert loaded.model.dropout.p == 0.2
+    assert "classifier_dropout_prob is 0.999" in capsys.readouterr().err
+
+
+def test_frozen_body_keeps_weights_and_batch_norm_statistics(tmp_path):
+    model = models.load(IMAGE, recipe(timm_checkpoint(tmp_path / "net")), THREE).model
+    freeze_body(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    model.train()
+    model(torch.rand(4, 3, 32, 32), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"timm_model.fc.weight", "timm_model.fc.bias"}
+
+
+def test_frozen_bert_trains_pooler_and_classifier_without_dropout_in_the_body(tmp_path):
+    model = models.load(TEXT, recipe(bert_checkpoint(tmp_path / "bert")), THREE).model
+    freeze_body(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+    model.train()
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
+    seen = []
+    model.bert.encoder.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    model(**inputs), model(**inputs)
+    assert torch.equal(*seen)
+    assert model.dropout.training
+
+
+def test_regression_is_folded_into_the_users_units(tmp_path):
+    problem = Problem("regression", (), target_mean=50.0, target_scale=4.0)
+    model = models.load(TEXT, recipe(bert_checkpoint(tmp_path / "bert")), problem).model.eval()
+    inputs = {"input_ids": torch.tensor([[2, 5, 6, 3]])}
+    with torch.no_grad():
+        standard = model(**inputs).logits
+        assert models.in_users_units(model, problem) == Problem("regression")
+        assert torch.allclose(model(**inputs).logits, standard * 4 + 50, atol=1e-4)
