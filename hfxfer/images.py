@@ -54,7 +54,7 @@ def check_image(content: Any, name: str) -> None:
     """
     with _refusing(name):
         image = _opened(content, name)
-        if getattr(image, "format", None) == "JPEG":
+        if image.format == "JPEG" and image is not content:  # A caller's own image must not shrink.
             image.draft("RGB", (1, 1))
         image.load()
 

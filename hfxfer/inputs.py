@@ -99,8 +99,7 @@ def _from_string(item: Any, place: Callable[[int], str], roles: dict[str, Column
         return [_from_lines(path, role, kind)]
     if kind in ("text", "tokens") and not _names_a_file(text):
         return [Table({role: [text.split() if kind == "tokens" else text]}, place)]
-    raise DataError(f"{text} does not exist. Give a file, a folder{' or a text' if kind in ('text', 'tokens') else ''}. "
-                    f"Looked in {Path.cwd()}")
+    raise DataError(f"{text} does not exist. Give a file, a folder or, for a text task, a text. Looked in {Path.cwd()}")
 
 
 def _names_a_file(text: str) -> bool:

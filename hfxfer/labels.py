@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def recognise_target(kind: str, parts: Sequence[Cells], problem_type: str, colum
 
 
 def _guess_problem_type(parts: Sequence[Cells], column: str) -> str:
-    values = [plain(value) for part in parts for value in part.values if not is_missing(value)]
+    values = [plain(value) for part in parts for value, _ in _counted(part.values) if not is_missing(value)]
     kinds = {_type_name(value): value for value in values}
     if len(kinds) > 1 and not kinds.keys() <= {"int", "float"}:
         raise DataError(_mixed(parts, column))
@@ -91,6 +91,14 @@ def _guess_problem_type(parts: Sequence[Cells], column: str) -> str:
             raise DataError(_mixed(parts, column))
         return SINGLE if None in numbers or all(number.is_integer() for number in numbers) else REGRESSION
     return REGRESSION if any(isinstance(value, float) and not value.is_integer() for value in values) else SINGLE
+
+
+def _counted(values: list) -> Iterable[tuple[Any, int]]:
+    """Each distinct cell with its count, so that a label of a million rows is read once; lists one by one."""
+    try:
+        return [(value, times) for (_, value), times in Counter((type(value), value) for value in values).items()]
+    except TypeError:  # Lists are not hashable.
+        return ((value, 1) for value in values)
 
 
 def _type_name(value: Any) -> str:
@@ -241,12 +249,13 @@ def _are_switches(parts: Sequence[Cells]) -> bool:
 def _labels(parts: Sequence[Cells], column: str, rule: Callable) -> tuple[str, ...]:
     counts: Counter[str] = Counter()
     for part, read in zip(parts, rule(parts)):
-        for value in part.values:
+        for value, times in _counted(part.values):
             try:
                 label = read(value)
             except DataError:
                 continue  # The row's own fault, listed with its place by the row check.
-            counts.update(label if isinstance(label, list) else [] if label is None else [label])
+            for one in label if isinstance(label, list) else [] if label is None else [label]:
+                counts[one] += times
     if rule is _multi and _are_switches(parts):
         first = next(as_list(value) for value in parts[0].values if not is_missing(value))
         counts.update({str(i): 0 for i in range(len(first))})

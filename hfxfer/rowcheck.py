@@ -72,7 +72,8 @@ def _checked_image(cell: Any) -> Any:
         raise DataError(str(error).removeprefix(f"{name}: ")) from error
     if isinstance(content, bytes):
         return content
-    return f"{content.mode} {content.size} ".encode() + content.tobytes()
+    palette = content.getpalette() if content.mode == "P" else None
+    return f"{content.mode} {content.size} {palette} ".encode() + content.tobytes()
 
 
 def _checked_text(cell: Any, required: bool) -> str:

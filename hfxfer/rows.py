@@ -66,7 +66,7 @@ class Split:
         """Rows by position in this split, as dictionaries by role, with "row_id"."""
         chosen = [self.positions[i] for i in positions]
         columns = {role: self.store.columns[role] for role in self.roles}
-        return [{**{role: cells[i] for role, cells in columns.items()}, "row_id": self.store.row_ids[i]} for i in chosen]
+        return [{role: cells[i] for role, cells in columns.items()} | {"row_id": self.store.row_ids[i]} for i in chosen]
 
     def select(self, positions: Iterable[int], name: str | None = None) -> Split:
         """Some of this split's rows, as a split."""

@@ -111,12 +111,13 @@ def _read_hub(name: str, settings: Any) -> Source:
     try:
         loaded = datasets.load_dataset(name, name=config, revision=revision)
     except Exception as error:  # The network, the Hub and any builder raise what they like; each means: not loaded.
-        raise DataError(_hub_message(name, config, error)) from error
+        raise DataError(hub_message(name, config, error)) from error
     source = read_object(loaded, name)
     return Source(name, source.splits, source.named, revision or _commit(loaded), config)
 
 
-def _hub_message(name: str, config: str | None, error: Exception) -> str:
+def hub_message(name: str, config: str | None, error: Exception) -> str:
+    """Why `load_dataset` failed and what to do, in a sentence or two."""
     text = f"{type(error).__name__}: {_first_line(error)}"
     if "config name is missing" in str(error).lower():
         configs = re.search(r"\[(.*?)\]", str(error))

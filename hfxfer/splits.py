@@ -7,7 +7,7 @@ row more moves few others.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -31,32 +31,39 @@ def cut(groups: Sequence[Hashable], strata: Sequence[Hashable], fraction: float,
     if len(members) < 2:
         raise DataError(f"nothing to cut: all {len(groups)} rows are copies of one or share one --split_by group. "
                         "Give the splits as files or folders, or choose another column")
-    own = {group: Counter(strata[position] for position in rows) for group, rows in members.items()}
-    left, taken = Counter(strata), Counter()
-    wanted = _wanted(left, fraction)
+    own = {group: _counted(strata[position] for position in rows) for group, rows in members.items()}
+    left = _counted(strata)
+    wanted, taken = _wanted(left, fraction), dict.fromkeys(left, 0)
     order = sorted(members, key=lambda group: _chance(seed, group))
-    chosen: list[Hashable] = []
+    chosen: set[Hashable] = set()
 
     def take_if(group: Hashable, suits: bool) -> None:
         if suits and all(left[stratum] > count for stratum, count in own[group].items()):
-            taken.update(own[group])
-            left.subtract(own[group])
-            chosen.append(group)
+            chosen.add(group)
+            for stratum, count in own[group].items():
+                taken[stratum] += count
+                left[stratum] -= count
 
     for group in order:
         take_if(group, _brings_closer(own[group], taken, wanted))
-    skipped = set(order) - set(chosen)
-    for group in sorted((group for group in order if group in skipped), key=lambda group: len(members[group])):
+    for group in sorted((group for group in order if group not in chosen), key=lambda group: len(members[group])):
         take_if(group, any(wanted[stratum] and not taken[stratum] for stratum in own[group]))
     return sorted(position for group in chosen for position in members[group])
 
 
-def _brings_closer(own: Counter, taken: Counter, wanted: dict) -> bool:
-    change = sum(abs(taken[s] + count - wanted[s]) - abs(taken[s] - wanted[s]) for s, count in own.items())
-    return change < 0
+def _counted(values: Iterable[Hashable]) -> dict[Hashable, int]:
+    """A Counter as a plain dict: many groups have one row, and making a Counter is slow."""
+    counts: dict[Hashable, int] = {}
+    for value in values:
+        counts[value] = counts.get(value, 0) + 1
+    return counts
 
 
-def _wanted(counts: Counter, fraction: float) -> dict[Hashable, int]:
+def _brings_closer(own: dict, taken: dict, wanted: dict) -> bool:
+    return sum(abs(taken[s] + count - wanted[s]) - abs(taken[s] - wanted[s]) for s, count in own.items()) < 0
+
+
+def _wanted(counts: dict[Hashable, int], fraction: float) -> dict[Hashable, int]:
     """Rows to take of each stratum: in proportion, rounded so that the sum fits, at least one of two."""
     exact = {stratum: count * fraction for stratum, count in counts.items()}
     wanted = {stratum: max(int(share), min(1, counts[stratum] - 1)) for stratum, share in exact.items()}

@@ -1,4 +1,4 @@
-"""User data → Rows: what users really have, and each fault with its message. Tiny real files, expectations by hand."""
+"""User data → Rows: what users really have, and each fault with its message. Tiny real files."""
 
 import json
 import subprocess
@@ -196,8 +196,8 @@ def test_columns_are_known_by_name_in_any_case_and_by_type():
 def test_the_only_text_column_is_the_text_even_beside_text_labels():
     assert load([{"body": f"x {i}", "label": "ab"[i % 2]} for i in range(20)]).columns["text"] == "body"
     rows = [{"key": f"k{i}", "body": f"longer text {i}", "label": "ab"[i % 2]} for i in range(20)]
-    assert refusal(rows) == ("column 'text' not found in data. Columns: key, body, label. Say which one holds the text: "
-                             "--columns text=body")
+    assert refusal(rows) == ("column 'text' not found in data. Columns: key, body, label. Say which one holds the "
+                             "text: --columns text=body")
 
 
 def test_a_sentence_pair_is_taken_by_name():
@@ -332,7 +332,8 @@ def test_lists_in_a_csv_are_lists(tmp_path):
 
 def test_bad_tokens_and_tags_are_listed(tmp_path):
     good = [{"tokens": ["a", f"{i}"], "tags": ["O", "B-x"]} for i in range(20)]
-    bad = [{"tokens": [], "tags": []}, {"tokens": ["a"], "tags": ["O", "O"]}, {"tokens": ["a", " "], "tags": ["O", "O"]},
+    bad = [{"tokens": [], "tags": []}, {"tokens": ["a"], "tags": ["O", "O"]},
+           {"tokens": ["a", " "], "tags": ["O", "O"]},
            {"tokens": "text", "tags": ["O"]}, {"tokens": ["a"], "tags": None}, {"tokens": ["a"], "tags": ["O"]}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, good + bad)))
     assert refusal(tmp_path / "a.jsonl", TOKENS, columns={"tokens": "tokens"}).splitlines()[1:-1] == [
@@ -385,7 +386,8 @@ def test_a_picture_in_two_splits_under_two_names_is_a_leak(digits, tmp_path):
         for label in ("3", "7"):
             (tmp_path / split / label).mkdir(parents=True)
             for name in names:
-                (tmp_path / split / label / f"{split}-{name}.png").write_bytes((digits / label / f"{name}.png").read_bytes())
+                content = (digits / label / f"{name}.png").read_bytes()
+                (tmp_path / split / label / f"{split}-{name}.png").write_bytes(content)
     leaks = load(tmp_path, IMAGE).report["leaks"]
     assert {tuple(leak["places"]) for leak in leaks} >= {("train/3/train-3.png", "test/3/test-3.png")}
 

@@ -125,6 +125,12 @@ def test_a_progressive_jpeg_cut_short_is_found(tmp_path):
         check_image(content[: len(content) // 2], "a")
 
 
+def test_checking_leaves_a_callers_image_as_it_is(tmp_path):
+    image = Image.open(saved(tmp_path, Image.new("RGB", (64, 64), "red"), "a.jpg"))
+    check_image(image, "a")
+    assert image.size == (64, 64)
+
+
 def test_what_is_no_picture_is_named(tmp_path):
     text = tmp_path / "a.jpg"
     text.write_text("this is text")

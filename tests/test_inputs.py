@@ -27,10 +27,11 @@ def refusal(*arguments, **given):
 
 @pytest.fixture
 def folder(tmp_path):
-    for name, color in {"b.png": "red", "a.JPG": "green", "deep/er/c.webp": "blue"}.items():
+    formats = {"b.png": "PNG", "a.JPG": "JPEG", "deep/er/c.webp": "WEBP"}
+    for (name, kind), color in zip(formats.items(), ("red", "green", "blue")):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), color).save(path, format={"png": "PNG", "JPG": "JPEG", "webp": "WEBP"}[name.split(".")[1]])
+        Image.new("RGB", (8, 8), color).save(path, format=kind)
     (tmp_path / "in" / "notes.txt").write_text("x")
     return tmp_path / "in"
 
@@ -64,7 +65,8 @@ def test_pictures_that_cannot_be_read_are_listed(folder):
     (folder / "e.png").touch()
     assert refusal([str(folder)], IMAGE).splitlines() == [
         "2 inputs of 5 cannot be used:",
-        f"  {folder}/d.png: not an image, or in a format that Pillow cannot read. Convert it to PNG or JPEG, or remove it",
+        f"  {folder}/d.png: not an image, or in a format that Pillow cannot read. Convert it to PNG or JPEG, or remove "
+        "it",
         f"  {folder}/e.png: the file is empty (0 bytes)",
         "Mend them, or leave them out"]
     assert refusal([str(folder / "gone.png")], IMAGE).splitlines()[1] == f"  {folder / 'gone.png'}: file not found"
@@ -104,10 +106,11 @@ def test_tokens_are_words_or_lines(tmp_path):
 
 def test_inputs_that_are_none_are_refused(tmp_path):
     assert refusal([], TEXT) == "nothing to predict on: no input was given. Give files, folders or texts"
-    assert refusal([str(tmp_path / "gone.csv")], TEXT).startswith(f"{tmp_path / 'gone.csv'} does not exist. Give a file")
+    gone = str(tmp_path / "gone.csv")
+    assert refusal([gone], TEXT).startswith(f"{gone} does not exist. Give a file, a folder or, for a text task, a text.")
     (tmp_path / "empty.txt").write_text("\n")
     assert refusal([str(tmp_path / "empty.txt")], TEXT).endswith("empty.txt is empty. Write one text a line")
-    assert refusal([{"body": "a", "more": "b"}], TEXT).startswith("column 'text' not found in the inputs. Columns: body")
+    assert refusal([{"body": "a", "more": "b"}], TEXT).startswith("column 'text' not found in the inputs.")
     assert refusal(["a", " "], TEXT).splitlines()[1] == "  input 1: the text is empty"
     assert refusal(["lonely"], {**TEXT, "text_pair": Column(kind="text", names=("text_pair",))}) == (
         "this task needs text, text_pair in every row: give dicts or a table with them")

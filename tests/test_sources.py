@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pandas
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as ImageFeature, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image as ImageFeature, Value, load_dataset
 from PIL import Image
 
 from hfxfer.errors import DataError
 from hfxfer.folders import table_split
-from hfxfer.sources import list_files, read_source, split_name
+from hfxfer.sources import hub_message, list_files, read_source, split_name
 from hfxfer.tables import whole
 
 RED = Image.new("RGB", (4, 4), "red")
@@ -263,6 +263,22 @@ def test_a_hub_id_offline_is_refused_with_what_to_do():
     message = refusal("hfxfer-tests/no-such-dataset")
     assert message.startswith("hfxfer-tests/no-such-dataset is no file or folder here, and the Hub is switched off "
                               "(HF_HUB_OFFLINE=1)")
+
+
+def test_what_a_hub_dataset_lacks_is_said(tmp_path):
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- {config_name: en, data_files: a.csv}\n- {config_name: de, data_files: a.csv}\n---\n")
+    (tmp_path / "a.csv").write_text("text,label\na,1\n")
+
+    def message(config):
+        with pytest.raises(ValueError) as error:
+            load_dataset(str(tmp_path), name=config)
+        return hub_message("me/data", config, error.value)
+
+    assert message(None) == ("Hub dataset me/data has several configurations. Configurations: 'en', 'de'. "
+                             "Choose one with --data_config")
+    assert message("fr") == ("Hub dataset me/data has no configuration 'fr' (ValueError: BuilderConfig 'fr' not found. "
+                             "Available: ['en', 'de']). Choose another with --data_config")
 
 
 # --- Python objects --------------------------------------------------------------------------------------------------
