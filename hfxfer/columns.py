@@ -7,6 +7,7 @@ the only column of that type. A label is recognised by name or by being a `Class
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -43,6 +44,8 @@ def match_columns(table: Table, roles: dict[str, Column], said: dict[str, str], 
             if role not in matched and (found := find(table, column, matched)):
                 matched[role] = found
     missing = [role for role, column in roles.items() if column.required and role not in matched]
+    for role in missing:
+        _check_type(table, role, roles[role], source)
     if missing:
         raise DataError(_not_found(table, roles, missing, matched, source))
     return {role: matched[role] for role in roles if role in matched}
@@ -67,6 +70,17 @@ def _check_said(table: Table, roles: dict[str, Column], said: dict[str, str], so
                             f"Columns: {', '.join(table.columns)}")
 
 
+def _check_type(table: Table, role: str, column: Column, source: str) -> None:
+    """Raises DataError where a column of a common name is there and only its type is wrong."""
+    name = next((name for name in column.names if name in table.columns), None)
+    if name and not _has_kind(table, name, column.kind, some=True):
+        i, cell = next((i, cell) for i, cell in enumerate(table.columns[name]) if not is_missing(cell))
+        wants = {"image": "pictures (paths need an ending like .jpg)", "tokens": "lists of words",
+                 "tags": "lists of tags", "text": "texts"}
+        raise DataError(f"column {name!r} of {source} holds no {wants[column.kind]}: {cell!r:.60} "
+                        f"({table.place(i)}). Change it, or say which column holds the {role}: --columns {role}=NAME")
+
+
 def _not_found(table: Table, roles: dict[str, Column], missing: list[str], matched: dict, source: str) -> str:
     names = ", ".join(repr(role) for role in missing)
     left = [name for name in table.columns if name not in matched.values()]
@@ -87,7 +101,7 @@ def _by_name(table: Table, column: Column, matched: dict[str, str]) -> str | Non
     lowered = {name.lower(): name for name in reversed(table.columns)}
     for common in column.names:
         name = common if common in table.columns else lowered.get(common.lower())
-        if name and name not in matched.values() and _has_kind(table, name, column.kind):
+        if name and name not in matched.values() and _has_kind(table, name, column.kind, some=True):
             return name
     return None
 
@@ -103,26 +117,45 @@ def _by_type(table: Table, column: Column, matched: dict[str, str]) -> str | Non
     return found[0] if len(found) == 1 else None
 
 
-def _has_kind(table: Table, name: str, kind: str) -> bool:
+def _has_kind(table: Table, name: str, kind: str, some: bool = False) -> bool:
+    """True where the cells looked at are of the kind. some: one such cell is enough, and so is a column left empty.
+
+    A column with the right name is taken although some of its cells are wrong: the row check names those.
+    """
     feature = table.features.get(name)
     if isinstance(feature, dict) and feature.get("_type") == "Image":
         return kind == "image"
     if kind not in ("image", "text", "tokens", "tags"):
         return True
+    if kind == "text" and class_names(feature) is not None:
+        return False
     cells = [cell for cell in islice(table.columns[name], LOOKED_AT) if not is_missing(cell)]
-    if not cells:
+    if kind == "text" and cells and all(_is_path(cell) for cell in cells):
         return False
-    if kind == "image":
-        return all(images.is_image(cell) or images.is_image_name(cell) for cell in cells)
-    if kind == "text":
-        return class_names(feature) is None and all(isinstance(cell, str) for cell in cells) \
-            and not all(images.is_image_name(cell) and len(cell.split()) == 1 for cell in cells)
-    lists = [as_list(cell) for cell in cells]
-    if any(cell is None for cell in lists):
-        return False
-    words = [word for cell in lists for word in cell]
-    return all(isinstance(word, str) for word in words) if kind == "tokens" \
-        else all(isinstance(word, str | int) for word in words)
+    right = [_CELLS[kind](cell) for cell in cells]
+    return any(right) or not cells if some else all(right) and bool(cells)
+
+
+def _is_path(cell: Any) -> bool:
+    return images.is_image_name(cell) and len(str(cell).split()) == 1
+
+
+def _is_tokens(cell: Any) -> bool:
+    words = as_list(cell)
+    return words is not None and all(isinstance(word, str) for word in words)
+
+
+def _is_tags(cell: Any) -> bool:
+    words = as_list(cell)
+    return words is not None and all(isinstance(word, str | int) for word in words)
+
+
+_CELLS: dict[str, Callable[[Any], bool]] = {
+    "image": lambda cell: images.is_image(cell) or images.is_image_name(cell),
+    "text": lambda cell: isinstance(cell, str),
+    "tokens": _is_tokens,
+    "tags": _is_tags,
+}
 
 
 def _length(table: Table, name: str) -> int:

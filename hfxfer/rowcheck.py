@@ -50,8 +50,14 @@ def check_inputs(columns: dict[str, Sequence[Any]], roles: dict[str, Column]) ->
     return ids, dict(sorted(faults.items()))
 
 
+def without_place(fault: str, place: str) -> str:
+    """The fault without the picture's path where that says the same as the place."""
+    path, _, reason = fault.partition(": ")
+    return reason if reason and (path == "image" or path.endswith(place)) else fault
+
+
 def _checked(cell: Any, column: Column) -> Any:
-    """What of the cell is hashed. Raises DataError with the fault alone: the place stands before it in every list."""
+    """What of the cell is hashed. Raises DataError with the fault."""
     if column.kind == "image":
         return _checked_image(cell)
     if column.kind == "text":
@@ -64,12 +70,8 @@ def _checked(cell: Any, column: Column) -> Any:
 def _checked_image(cell: Any) -> Any:
     if is_missing(cell):
         raise DataError("no image given")
-    name = images.describe_image(cell)
-    try:
-        content = images.image_content(cell)
-        images.check_image(content, name)
-    except DataError as error:
-        raise DataError(str(error).removeprefix(f"{name}: ")) from error
+    content = images.image_content(cell)
+    images.check_image(content, images.describe_image(cell))
     if isinstance(content, bytes):
         return content
     palette = content.getpalette() if content.mode == "P" else None

@@ -193,6 +193,7 @@ def check_parts(parts: list[Part], labelled: list[Part], roles: dict[str, Column
     for part in parts:
         inputs = {role: cells for role, cells in part.columns.items() if role in roles and not roles[role].target}
         part.contents, faults = rowcheck.check_inputs(inputs, roles)
+        faults = {i: rowcheck.without_place(fault, part.table.place(i)) for i, fault in faults.items()}
         part.faults = {**faults, **part.faults}
     if labelled[0].target_role is None:
         return
@@ -235,5 +236,5 @@ def inputs_split(tables: list[Table], roles: dict[str, Column]) -> tuple[Split, 
         faults |= {start + i: fault for i, fault in table.faults.items()}
         start += table.num_rows
     store = Store(columns, rowcheck.with_repeats_numbered(contents), places, None)
-    listed = [f"{places[i]}: {fault}" for i, fault in sorted(faults.items())]
+    listed = [f"{places[i]}: {rowcheck.without_place(fault, places[i])}" for i, fault in sorted(faults.items())]
     return Split("inputs", store, tuple(range(len(places))), False), listed

@@ -193,6 +193,17 @@ def test_columns_are_known_by_name_in_any_case_and_by_type():
     assert loaded.columns == {"text": "body", "label": "kind"} and loaded.target.labels == ("no", "yes")
 
 
+def test_a_column_of_the_right_name_and_the_wrong_type_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("image,label\n0001,cat\n0002,dog\n")
+    assert refusal(tmp_path / "a.csv", IMAGE) == (
+        "column 'image' of a.csv holds no pictures (paths need an ending like .jpg): '0001' (a.csv:2). Change it, or "
+        "say which column holds the image: --columns image=NAME")
+    assert refusal([{"text": 5, "label": "a"}, {"text": 6, "label": "b"}]).startswith(
+        "column 'text' of data holds no texts: 5 (data row 0).")
+    rows = sentences(20) + [{"text": 5, "label": "a"}]
+    assert refusal(rows).splitlines()[1] == "  data row 20: 5 is a int, not a text"
+
+
 def test_the_only_text_column_is_the_text_even_beside_text_labels():
     assert load([{"body": f"x {i}", "label": "ab"[i % 2]} for i in range(20)]).columns["text"] == "body"
     rows = [{"key": f"k{i}", "body": f"longer text {i}", "label": "ab"[i % 2]} for i in range(20)]
@@ -227,6 +238,8 @@ def test_pictures_inside_a_dataset_are_opened(digits):
     assert set(rows.train[0]["image"]) == {"bytes", "path"}
     assert sorted(rows.train.row_ids + rows.test.row_ids + rows.validation.row_ids) == sorted(
         row_id for split in load(digits, IMAGE).splits.values() for row_id in split.row_ids)
+    dataset.to_parquet(digits.parent / "digits.parquet")
+    assert set(load(digits.parent / "digits.parquet", IMAGE).train.row_ids) == set(rows.train.row_ids)
     opened = [{"image": Image.open(digits / f"{label}/{i}.png"), "label": label} for i in range(12) for label in (3, 7)]
     assert load(opened, IMAGE).train.num_rows == 17
 
@@ -309,7 +322,7 @@ def test_bad_rows_are_left_out_when_asked(broken, capsys):
 def test_a_file_in_a_table_that_does_not_exist_is_a_bad_row(digits, tmp_path):
     (tmp_path / "a.csv").write_text("file,label\ngone.png,3\n" + "".join(
         f"{digits}/{label}/{i}.png,{label}\n" for label in (3, 7) for i in range(12)))
-    assert refusal(tmp_path / "a.csv", IMAGE).splitlines()[1] == "  a.csv:2: file not found"
+    assert refusal(tmp_path / "a.csv", IMAGE).splitlines()[1] == f"  a.csv:2: {tmp_path / 'gone.png'}: file not found"
 
 
 def test_bad_texts_and_labels_are_listed_with_their_lines(tmp_path):

