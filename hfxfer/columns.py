@@ -36,7 +36,7 @@ class Column:
 
 def match_columns(table: Table, roles: dict[str, Column], said: dict[str, str], source: str) -> dict[str, str]:
     """Role → column name, over `said` (the user's words) first. Raises DataError, with the flag that mends it."""
-    _check_said(table, roles, said, source)
+    check_said(table, roles, said, source)
     matched = dict(said)
     inputs_first = sorted(roles.items(), key=lambda item: item[1].target)
     for find in (_by_name, _by_type):
@@ -60,7 +60,8 @@ def fits(table: Table, roles: dict[str, Column], said: dict[str, str]) -> bool:
     return True
 
 
-def _check_said(table: Table, roles: dict[str, Column], said: dict[str, str], source: str) -> None:
+def check_said(table: Table, roles: dict[str, Column], said: dict[str, str], source: str) -> None:
+    """Raises DataError where the user names a role or a column that is not there."""
     for role, name in said.items():
         if role not in roles:
             raise DataError(f"columns: there is no role {role!r}. Roles of this task: {', '.join(roles)}. "

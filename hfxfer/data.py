@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from hfxfer import datareport, rowcheck, splits
-from hfxfer.columns import Column, fits, match_columns
+from hfxfer.columns import Column, check_said, fits, match_columns
 from hfxfer.errors import DataError
 from hfxfer.inputs import load_inputs
 from hfxfer.labels import Target, recognise_target
@@ -31,6 +31,7 @@ def detect_task(source: Any, tasks: dict[str, dict[str, Column]], settings: Any)
     source = read_source(source, settings)
     table = source.splits.get("train") or next(iter(source.splits.values()))
     said = dict(settings.columns or {})
+    check_said(table, {role: column for roles in tasks.values() for role, column in roles.items()}, said, source.name)
     fitting = [name for name, roles in tasks.items() if fits(table, roles, said)]
     if len(fitting) == 1:
         return fitting[0]
@@ -38,10 +39,25 @@ def detect_task(source: Any, tasks: dict[str, dict[str, Column]], settings: Any)
     if fitting:
         raise DataError(f"{source.name} fits several tasks: {', '.join(fitting)}. Columns: {columns}. "
                         f"Choose one: --task {fitting[0]}")
+    nearest = _nearest_task(table, tasks, said)
+    if nearest:
+        match_columns(table, tasks[nearest], said, source.name)  # Raises, and says which column is missing.
     wants = "; ".join(f"{name} wants {', '.join(role for role, column in roles.items() if column.required)}"
                       for name, roles in tasks.items())
     raise DataError(f"{source.name} fits no task. Columns: {columns}. {wants}. Choose the task and say which column "
                     f"holds what: --task {next(iter(tasks))} --columns ROLE=COLUMN")
+
+
+def _nearest_task(table: Table, tasks: dict[str, dict[str, Column]], said: dict[str, str]) -> str | None:
+    """The one task whose inputs fit while its target is not found; text tasks come last: any text column fits them."""
+    near = {}
+    for name, roles in tasks.items():
+        inputs = {role: column for role, column in roles.items() if not column.target}
+        if fits(table, inputs, {role: column for role, column in said.items() if role in inputs}) \
+                and said.keys() <= roles.keys():
+            near[name] = any(column.kind == "text" for column in inputs.values())
+    first = [name for name, is_text in near.items() if not is_text] or list(near)
+    return first[0] if len(first) == 1 else None
 
 
 def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = True) -> Rows:

@@ -167,7 +167,7 @@ def _number(items: Any, one: str, many: str) -> str:
 
 
 def _pairs(found: list[dict]) -> list[str]:
-    return [" = ".join(entry["places"][:3]) for entry in found]
+    return [" = ".join(entry["places"][:max(2, len(entry.get("splits", ())))]) for entry in found]
 
 
 def _first(items: list[str]) -> str:

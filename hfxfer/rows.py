@@ -22,9 +22,9 @@ GROUP = "_group"
 """The column of a store that holds the values of `split_by`; never part of a row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Store:
-    """All rows that were read, column by column under their roles; splits point into it."""
+    """All rows that were read, column by column under their roles; splits point into it. Equal only to itself."""
 
     columns: dict[str, Sequence[Any]]
     row_ids: list[str]

@@ -28,6 +28,8 @@ def read_source(data: Any, settings: Any) -> Source:
         return data
     if not isinstance(data, str | os.PathLike):
         return read_object(data)
+    if not os.fspath(data).strip():
+        raise DataError("data is empty. Give a folder, a file or a Hub dataset id: --data PATH")
     path = Path(data).expanduser()
     if path.is_dir():
         return _read_folder(path)

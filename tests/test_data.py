@@ -1,6 +1,8 @@
 """User data → Rows: what users really have, and each fault with its message. Tiny real files."""
 
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -89,6 +91,14 @@ def test_a_split_is_a_value():
     assert fold.name == "fold" and fold.num_rows == len(fold) == 2
     assert [row["text"] for row in fold] == fold.column("text")
     assert rows.train.roles == ("text", "label")
+
+
+def test_a_split_travels_to_another_process(digits):
+    dataset = Dataset.from_dict({"image": [str(digits / f"{label}/{i}.png") for i in range(12) for label in (3, 7)],
+                                 "label": [3, 7] * 12}).cast_column("image", ImageFeature())
+    split = load(dataset, IMAGE).test
+    assert pickle.loads(pickle.dumps(split)).take([0]) == split.take([0])
+    assert split == split.select(range(split.num_rows)) != split.select([0])
 
 
 def test_the_same_rows_in_another_order_are_cut_alike():
@@ -264,6 +274,12 @@ def test_the_task_is_read_off_the_columns(digits):
         "data fits no task. Columns: x. image-classification wants image, label; text-classification wants text, "
         "label; token-classification wants tokens, tags. Choose the task and say which column holds what: "
         "--task image-classification --columns ROLE=COLUMN")
+    with pytest.raises(DataError) as error:
+        detect_task([{"file": "a.png", "breed": "cat"}], TASKS, settings())
+    assert str(error.value) == ("column 'label' not found in data. Columns: file, breed. Say which one holds the "
+                                "label: --columns label=breed")
+    with pytest.raises(DataError, match=r"column 'race' \(--columns label=race\) not found in data. Columns: file"):
+        detect_task([{"file": "a.png", "breed": "cat"}], TASKS, settings(columns={"label": "race"}))
     both = [{"file": "a.png", "caption": "a cat", "label": "x"}]
     with pytest.raises(DataError) as error:
         detect_task(both, TASKS, settings())
@@ -285,8 +301,6 @@ def test_other_kinds_pass_through():
 
 @pytest.fixture
 def broken(digits, tmp_path):
-    import shutil
-
     folder = tmp_path / "digits"
     shutil.copytree(digits, folder)
     content = (folder / "3/0.png").read_bytes()

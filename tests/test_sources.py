@@ -255,6 +255,7 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path):
     assert refusal(tmp_path / "gone").startswith(f"{tmp_path / 'gone'} does not exist. Give a folder, a file (.csv")
     for name in ("./pets", "pets.csv", "a/b/c"):
         assert refusal(name).startswith(f"{name} does not exist.")
+    assert refusal(" ") == "data is empty. Give a folder, a file or a Hub dataset id: --data PATH"
     (tmp_path / "a.xlsx").write_text("x")
     assert refusal(tmp_path / "a.xlsx") == "a.xlsx: cannot read .xlsx. Allowed: .csv .tsv .json .jsonl .ndjson .parquet"
 
