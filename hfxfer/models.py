@@ -198,7 +198,9 @@ def _timm_config(config: dict[str, Any], **head: Any) -> Any:
     """A TimmWrapperConfig from either layout's config.json, in the form that timm reads back, too."""
     from transformers import TimmWrapperConfig
 
-    plain = {key: value for key, value in config.items() if key != "model_type"}
+    # With a new head the old label names must go: TimmWrapperConfig would write them back on save (5.23).
+    stale = {"model_type"} | ({"label_names", "label_descriptions", "num_classes"} if head else set())
+    plain = {key: value for key, value in config.items() if key not in stale}
     arguments = dict(plain.get("model_args") or {})
     # timm's own export repeats num_classes here, and TimmWrapper would then pass it twice (transformers 5.23).
     arguments.pop("num_classes", None)

@@ -88,8 +88,9 @@ class TransferTrainer(Trainer):
         if processor is None:
             raise ModelError("raw rows need the checkpoint's processor: give processing_class=AutoTokenizer or AutoImageProcessor "
                              "of the same checkpoint, or model= as its name")
-        if model is not None and recipe_labels(model, self.task) != self.problem.labels and self.problem.labels:
-            raise ModelError(f"the model has the labels {_first(recipe_labels(model, self.task))}, the data {_first(self.problem.labels)}. "
+        own = models.problem_of(model, self.task).labels if hasattr(model, "config") else ()
+        if own and self.problem.labels and own != self.problem.labels:
+            raise ModelError(f"the model has the labels {_first(own)}, the data {_first(self.problem.labels)}. "
                              "Load it with id2label of the data, or give model= as its name and hfxfer makes the head")
         self.recipe = models.settle_lengths(self.recipe, processor, getattr(model, "config", None))
         if isinstance(given.get("train_dataset"), data.Split):
@@ -246,11 +247,6 @@ class _EpochTeller(TrainerCallback):
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         if self.trainer.batches is not None:
             self.trainer.batches.set_epoch(int((state.epoch or 0) + 1e-6))
-
-
-def recipe_labels(model: Any, task: Task) -> tuple[str, ...]:
-    """The label names in a model's config, in order."""
-    return models.problem_of(model, task).labels
 
 
 def _first(labels: tuple[str, ...]) -> str:

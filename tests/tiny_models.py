@@ -51,7 +51,7 @@ def word_piece_tokenizer(max_length: int = 64):
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, pad_token="[PAD]", unk_token="[UNK]",
-                                   cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+                                   model_input_names=["input_ids", "token_type_ids", "attention_mask"], cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
 
 
 def gpt2_checkpoint(folder: Path) -> Path:

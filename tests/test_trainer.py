@@ -1,0 +1,210 @@
+"""TransferTrainer as a script uses it: Trainer's names, raw rows or encoded items, resuming, and two processes."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tiny_models import bert_checkpoint, digits, text_rows, timm_checkpoint
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, TrainerCallback, TrainingArguments
+
+from hfxfer import TransferTrainer
+from hfxfer.errors import DivergedError, ModelError
+from hfxfer.run import is_complete
+
+
+def arguments(folder, **settings):
+    return TrainingArguments(**{"output_dir": str(folder), "num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 1e-3,
+                                "eval_strategy": "epoch", "save_strategy": "epoch", "report_to": "none", "disable_tqdm": True,
+                                "use_cpu": True, "logging_steps": 1, **settings})
+
+
+def images(num=12):
+    rows = [{"image": picture, "label": label} for picture, label in digits((0, 1), num)]
+    return datasets.Dataset.from_list([{"image": picture, "label": label} for picture, label in
+                                       ((row["image"], row["label"]) for row in rows)],
+                                      features=datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["zero", "one"])}))
+
+
+def weights(trainer):
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_raw_rows_and_a_checkpoint_name_are_enough(tmp_path):
+    rows = images()
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows,
+                              eval_dataset=rows, task="image-classification")
+    assert trainer.model.config.id2label == {0: "zero", 1: "one"}
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_loss", "eval_accuracy", "eval_f1_macro"} <= set(metrics)
+    assert (trainer.args.num_train_epochs, trainer.args.learning_rate) == (2, 1e-3)
+    assert len(trainer.predict(rows).predictions) == 24
+
+
+def test_encoded_items_keep_the_callers_collator_and_metrics(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    raw = datasets.Dataset.from_list([{"text": row["text"], "label": int(row["label"] == "good")} for row in text_rows(24)])
+    encoded = raw.map(lambda rows: tokenizer(rows["text"], truncation=True), batched=True)
+    seen = []
+
+    class Watcher(TrainerCallback):
+        def on_step_end(self, args, state, control, **unused):
+            seen.append(state.global_step)
+
+    trainer = TransferTrainer(model=model, args=arguments(tmp_path / "out"), train_dataset=encoded, eval_dataset=encoded, processing_class=tokenizer,
+                              data_collator=DataCollatorWithPadding(tokenizer), task="text-classification", callbacks=[Watcher()],
+                              compute_metrics=lambda found: {"mine": float((found.predictions.argmax(1) == found.label_ids).mean())})
+    trainer.train()
+    assert "eval_mine" in trainer.evaluate() and "eval_accuracy" not in trainer.evaluate()
+    assert seen == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_given_compute_metrics_keeps_trainers_evaluation_on_raw_rows(tmp_path):
+    rows = images()
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows, eval_dataset=rows,
+                              task="image-classification", compute_metrics=lambda found: {"rows": len(found.label_ids)})
+    assert trainer.evaluate()["eval_rows"] == 24
+
+
+def test_without_a_task_it_is_trainer(tmp_path):
+    data = [{"x": torch.ones(2), "labels": torch.zeros(2)}] * 4
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, x, labels=None):
+            return {"loss": (self.layer(x) - labels).pow(2).mean()}
+
+    trainer = TransferTrainer(Net(), arguments(tmp_path, eval_strategy="no"), train_dataset=data)
+    assert trainer.train().global_step == 2
+
+
+def test_a_name_needs_a_task_and_labels(tmp_path):
+    with pytest.raises(ModelError, match="needs a task"):
+        TransferTrainer(model="nobody/nothing", args=arguments(tmp_path))
+
+
+def test_a_model_for_other_labels_is_refused(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    with pytest.raises(ModelError, match="the model has the labels LABEL_0, LABEL_1, the data bad, good"):
+        TransferTrainer(model=model, args=arguments(tmp_path / "out"), train_dataset=datasets.Dataset.from_list(text_rows(8)),
+                        processing_class=AutoTokenizer.from_pretrained(folder), task="text-classification")
+
+
+def test_head_trains_only_the_head(tmp_path):
+    rows = images()
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows,
+                              eval_dataset=rows, task="image-classification", method="head")
+    before = weights(trainer)
+    trainer.train()
+    changed = {name for name, value in weights(trainer).items() if not torch.equal(value, before[name])}
+    assert changed == {"timm_model.fc.weight", "timm_model.fc.bias"}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_second_run_is_bit_equal_whatever_the_global_generators(tmp_path, workers):
+    rows, folder = images(), timm_checkpoint(tmp_path / "net")
+    found = []
+    for number in range(2):
+        trainer = TransferTrainer(model=str(folder), args=arguments(tmp_path / f"out{number}", dataloader_num_workers=workers if number else 0),
+                                  train_dataset=rows, eval_dataset=rows, task="image-classification", augment="rand")
+        np.random.rand(number)
+        trainer.train()
+        found.append(weights(trainer))
+    assert equal(*found)
+
+
+def interrupted(trainer, step):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **unused):
+            if state.global_step == step:
+                raise KeyboardInterrupt
+
+    trainer.add_callback(Stop())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+
+
+def test_resuming_in_mid_epoch_gives_the_weights_of_the_whole_run(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+
+    def trainer(name):
+        return TransferTrainer(model=str(folder), args=arguments(tmp_path / name, eval_strategy="no", save_strategy="steps", save_steps=2),
+                               train_dataset=datasets.Dataset.from_list(text_rows(40)), task="text-classification")
+
+    whole = trainer("whole")
+    whole.train()
+    interrupted(trainer("cut"), step=7)
+    resumed = trainer("cut")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-6"))
+    assert resumed.state.global_step == 10
+    assert equal(weights(whole), weights(resumed))
+
+
+def test_resuming_with_augmentation_gives_the_weights_of_the_whole_run(tmp_path):
+    rows, folder = images(), timm_checkpoint(tmp_path / "net")
+
+    def trainer(name):
+        return TransferTrainer(model=str(folder), args=arguments(tmp_path / name, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2),
+                               train_dataset=rows, eval_dataset=rows, task="image-classification", augment="rand")
+
+    whole = trainer("whole")
+    whole.train()
+    interrupted(trainer("cut"), step=5)
+    resumed = trainer("cut")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-4"))
+    assert equal(weights(whole), weights(resumed))
+
+
+def test_checkpoints_are_marked_complete(tmp_path):
+    rows = images()
+    TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows, eval_dataset=rows,
+                    task="image-classification").train()
+    folder = tmp_path / "out" / "checkpoint-6"
+    assert is_complete(folder)
+    (folder / "optimizer.pt").write_bytes(b"cut")
+    assert not is_complete(folder)
+
+
+def test_a_loss_that_is_no_number_stops_with_step_rate_and_advice(tmp_path):
+    trainer = TransferTrainer(model=str(bert_checkpoint(tmp_path / "bert")), args=arguments(tmp_path / "out", eval_strategy="no", learning_rate=2e-3),
+                              train_dataset=datasets.Dataset.from_list(text_rows(16)), task="text-classification")
+    with torch.no_grad():
+        trainer.model.classifier.weight.fill_(float("nan"))
+    with pytest.raises(DivergedError, match=r"the loss became nan at step 1 \(learning rate 0.002\). Try a lower --learning_rate \(such as 0.0002\)"):
+        trainer.train()
+
+
+def test_ties_in_the_metric_are_broken_by_the_loss():
+    from hfxfer.trainer import best_evaluation
+
+    args = TrainingArguments(output_dir="x", metric_for_best_model="accuracy", greater_is_better=True, use_cpu=True)
+    log = [{"step": 1, "loss": 2.0}, {"step": 2, "eval_accuracy": 0.9, "eval_loss": 0.5}, {"step": 4, "eval_accuracy": 0.9, "eval_loss": 0.3},
+           {"step": 6, "eval_accuracy": 0.8, "eval_loss": 0.1}]
+    assert best_evaluation(log, args)["step"] == 4
+    args.greater_is_better = False
+    assert best_evaluation(log, args)["step"] == 6
+
+
+def test_early_stopping_counts_evaluations_without_a_better_one():
+    import types
+
+    from hfxfer.trainer import EarlyStopping
+
+    args = TrainingArguments(output_dir="x", metric_for_best_model="accuracy", greater_is_better=True, use_cpu=True)
+    log = [{"step": step, "eval_accuracy": value, "eval_loss": 1.0} for step, value in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.7))]
+    stops = []
+    for end in range(1, 5):
+        control = types.SimpleNamespace(should_training_stop=False)
+        EarlyStopping(2).on_evaluate(args, types.SimpleNamespace(log_history=log[:end]), control)
+        stops.append(control.should_training_stop)
+    assert stops == [False, False, False, True]
