@@ -13,6 +13,7 @@ from typing import Any
 
 from hfxfer import datareport, rowcheck, splits
 from hfxfer.columns import Column, check_said, fits, match_columns
+from hfxfer.console import hint
 from hfxfer.errors import DataError
 from hfxfer.inputs import load_inputs
 from hfxfer.labels import Target, recognise_target
@@ -67,6 +68,14 @@ def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = 
     splits empty.
     """
     source = read_source(source, settings)
+    rows = _loaded(source, roles, settings, cut)
+    if cut:
+        datareport.check_train(rows.report, source.name)
+    datareport.say(rows.report)
+    return rows
+
+
+def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool) -> Rows:
     train = _train_table(source, cut)
     columns = match_columns(train, roles, dict(settings.columns or {}), source.name)
     _check_split_by(train, settings.split_by, source.name)
@@ -82,32 +91,53 @@ def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = 
     made, origins = _cut_missing(given, target, settings, labelled[0].target_role, cut)
     unlabelled = {part.name: given[part.name] for part in parts if not part.is_labelled}
     report = datareport.build(source, columns, target, settings, (made, unlabelled, origins), bad_rows)
-    if cut:
-        datareport.check_train(report, source.name)
-    datareport.say(report)
     return Rows(made["train"], made["validation"], made["test"], target, columns, report, unlabelled,
                 source.name, report["fingerprint"], source.revision)
 
 
-def load_split(source: Any, split: str, roles: dict[str, Column], settings: Any, target: Target) -> Split:
-    """One labelled split of other data, for `evaluate`. Its labels must be among the target's.
+def load_split(source: Any, split: str, roles: dict[str, Column], settings: Any, target: Target,
+               report: dict | None = None) -> Split:
+    """One labelled split, for `evaluate`. Its labels must be among the target's.
 
-    A source without splits is taken whole. Raises DataError for an unknown split or label, or a split without labels.
+    report: the data.json of the Run, whose recipe `settings` then are. Where the source is the data the Run was
+    trained on, and the split was cut from it, the same rows come out again and not those it was trained on.
+    Any other source without splits is taken whole. Raises DataError for an unknown split or label, or no labels.
     """
     source = read_source(source, settings)
+    again = _cut_again(source, split_name(split) or split, roles, settings, report) if report else None
+    if again:
+        return again
     name = (split_name(split) or split) if source.named else "train"
     if name not in source.splits:
         raise DataError(f"{source.name} has no split {split!r}. Splits: {', '.join(source.splits)}. "
                         f"Choose one: --split {next(iter(source.splits))}")
     table = source.splits[name]
+    if not source.named:
+        hint(f"{source.name} has no splits: all its {table.num_rows} rows are used")
     columns = match_columns(table, roles, dict(settings.columns or {}), source.name)
-    part = make_part(split if source.named else "all", table, roles, columns, None)
+    part = make_part(split, table, roles, columns, None)
     if not part.is_labelled:
         raise DataError(f"split {split!r} of {source.name} has no labels: column {part.target_column!r} is "
                         "empty or -1 in every row. Evaluate on a split with labels, or use `hfxfer predict`")
     check_parts([part], [part], roles, target)
     datareport.judge_bad_rows([part], source.name, settings)
     return as_splits([part], stored([part]))[part.name]
+
+
+def _cut_again(source: Source, split: str, roles: dict[str, Column], settings: Any, report: dict) -> Split | None:
+    """The Run's own split, where the source has the same rows and targets; None where it is other data."""
+    told = report["splits"].get(split)
+    if told is None or told["origin"] == "given":
+        return None
+    expected = sum(entry["num_rows"] for entry in report["splits"].values()) + len(report["bad_rows"])
+    there = sum(source.splits[name].num_rows for name in CANONICAL if name in source.splits)
+    if there < expected or there > expected + sum(report["unlabelled"].values()):
+        return None
+    try:
+        rows = _loaded(source, roles, settings, cut=True)
+    except DataError:  # Other data with as many rows: its own fault is found by the usual way.
+        return None
+    return rows.splits[split] if rows.fingerprint == report["fingerprint"] else None
 
 
 def _train_table(source: Source, cut: bool) -> Table:

@@ -455,6 +455,21 @@ def test_a_split_of_other_data_is_loaded_under_known_labels():
     assert one_class.column("label") == ["a"] * 4
 
 
+def test_the_data_of_a_run_is_cut_as_it_was(capsys):
+    data = sentences(40)
+    rows = load(data, seed=7)
+    one = load_split(data, "test", TEXT, settings(seed=7), rows.target, report=rows.report)
+    assert one.row_ids == rows.test.row_ids and one.num_rows == 8
+    assert load_split(data, "dev", TEXT, settings(seed=7), rows.target, rows.report).row_ids == rows.validation.row_ids
+    assert "no splits" not in capsys.readouterr().err
+    other = [{**row, "text": row["text"] + "!"} for row in data]
+    assert load_split(other, "test", TEXT, settings(seed=7), rows.target, rows.report).num_rows == 40
+    assert capsys.readouterr().err == "hint: data has no splits: all its 40 rows are used\n"
+    unlabelled = {"train": data, "test": [{"text": "x", "label": -1}]}
+    rows = load(unlabelled)
+    assert load_split(unlabelled, "test", TEXT, settings(), rows.target, rows.report).row_ids == rows.test.row_ids
+
+
 def test_other_data_that_does_not_fit_is_refused():
     target = Target("single_label_classification", ("a", "b"))
 
