@@ -130,7 +130,7 @@ def score_single_label(
     statistics = class_statistics(num_classes, multi_label=False)
     if num_rows:
         drawn = resample(Atoms(_cell_statistics(cells, num_classes), counts), num_resamples, rng)
-        estimates |= {name: bounded_interval(drawn, statistics[name], rows[name]) for name in rows}
+        estimates |= {name: bounded_interval(drawn, statistics[name], effective_rows=rows[name]) for name in rows}
     else:
         estimates |= dict.fromkeys(rows, UNDEFINED)
     if outcomes.probabilities is not None:
@@ -278,11 +278,12 @@ def _multi_label_estimates(drawn, num_classes: int) -> dict[str, Estimate]:
     estimates = {"accuracy": wilson_estimate(all_right / num_rows, num_rows)}
     if not occupied:
         return estimates | dict.fromkeys(names, UNDEFINED)
-    rows = effective_rows(total, num_classes, num_rows) | {"f1_micro": occupied, "f1_samples": float(num_rows)}
+    rows = {name: {"effective_rows": rows} for name, rows in effective_rows(total, num_classes, num_rows).items()}
+    rows |= {"f1_micro": {"fewest_rows": occupied}, "f1_samples": {"fewest_rows": num_rows}}
     statistics = class_statistics(num_classes, multi_label=True)
     # A row left out by the jackknife lowers the number of rows too.
     statistics["f1_samples"] = lambda sums: sums[:, 3 * num_classes] / num_rows
-    return estimates | {name: bounded_interval(drawn, statistics[name], rows[name]) for name in names}
+    return estimates | {name: bounded_interval(drawn, statistics[name], **rows[name]) for name in names}
 
 
 def _entity_estimates(counts: np.ndarray, num_resamples: int, rng, whole_set: bool) -> dict[str, Estimate]:
@@ -302,7 +303,9 @@ def _entity_estimates(counts: np.ndarray, num_resamples: int, rng, whole_set: bo
         "f1": lambda sums: ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2]),
     }
     return {
-        name: bounded_interval(drawn, statistics[name], float((count > 0).sum())) if whole_set or count.any() else UNDEFINED
+        name: bounded_interval(drawn, statistics[name], fewest_rows=max(1, (count > 0).sum()))
+        if whole_set or count.any()
+        else UNDEFINED
         for name, count in below.items()
     }
 

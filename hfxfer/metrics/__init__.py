@@ -61,8 +61,8 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def load(name: str, config_name: str | None = None):
-    """The `evaluate.Metric` of that name; config_name="multilabel" for rows of 0/1.
+def load(name: str, config_name: str | None = None, **settings):
+    """The `evaluate.Metric` of that name; config_name="multilabel" for rows of 0/1; settings: of `evaluate.Metric`.
 
     Raises KeyError, with the names that exist, for an unknown one.
     """
@@ -71,4 +71,4 @@ def load(name: str, config_name: str | None = None):
     module = importlib.import_module(f"{__name__}.{name}")
     # The class that the file itself defines, found as `evaluate.load` finds it.
     (metric,) = (kind for _, kind in inspect.getmembers(module, inspect.isclass) if kind.__module__ == module.__name__)
-    return metric(config_name=config_name)
+    return metric(config_name=config_name, **settings)

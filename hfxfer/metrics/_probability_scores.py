@@ -34,7 +34,7 @@ def probability_estimates(
     if len(references) == 0:
         return dict.fromkeys(("roc_auc", "log_loss", "ece"), UNDEFINED)
     multi_label = references.ndim == 2
-    statistics = row_statistics(references, probabilities)
+    statistics, noise = row_statistics(references, probabilities)
     columns = ranked_columns(probabilities.num_classes, multi_label)
     area, influence, smaller = mean_placements(
         probabilities, lambda k: np.asarray(references[:, k] == 1 if multi_label else references == k), columns
@@ -48,15 +48,18 @@ def probability_estimates(
         return area + sums[:, AREA] / num_rows
 
     return {
-        "roc_auc": UNDEFINED if area is None else bounded_interval(drawn, area_of, harmonic_rows(smaller)),
+        "roc_auc": UNDEFINED if area is None else bounded_interval(drawn, area_of, fewest_rows=harmonic_rows(smaller)),
         "log_loss": mean_interval(drawn, LOSS, SQUARED_LOSS, np.log(2 if multi_label else max(2, probabilities.num_classes))),
-        "ece": calibration_interval(drawn, num_entries),
+        "ece": calibration_interval(drawn, statistics, noise, num_entries),
     }
 
 
-def row_statistics(references: np.ndarray, probabilities: Probabilities) -> np.ndarray:
-    """(N, 3 + 15): loss, its square, room for the ROC influence, and the calibration gap summed in each bin."""
-    statistics = np.zeros((len(references), GAPS.stop))
+def row_statistics(references: np.ndarray, probabilities: Probabilities) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 3 + 15): loss, its square, room for the ROC influence, and the calibration gap summed in each bin.
+
+    Also (15,): the variance of those sums in a calibrated model, sum of p (1 - p).
+    """
+    statistics, noise = np.zeros((len(references), GAPS.stop)), np.zeros(NUM_BINS)
     for start, block in probabilities.blocks_of_rows():
         rows = slice(start, start + len(block))
         chance = check_probabilities(block)
@@ -64,23 +67,30 @@ def row_statistics(references: np.ndarray, probabilities: Probabilities) -> np.n
         statistics[rows, LOSS] = row_losses(known, chance)
         confidence, correct = confidence_and_correct(known, chance)
         confidence, correct = (entries.reshape(len(block), -1) for entries in (confidence, correct))
-        place = bins_of(confidence) + np.arange(len(block))[:, None] * NUM_BINS
+        bins = bins_of(confidence)
+        place = bins + np.arange(len(block))[:, None] * NUM_BINS
         gaps = np.bincount(place.ravel(), (correct - confidence).ravel(), len(block) * NUM_BINS)
         statistics[rows, GAPS] = gaps.reshape(-1, NUM_BINS)
+        noise += np.bincount(bins.ravel(), np.maximum(confidence * (1 - confidence), 0).ravel(), NUM_BINS)
     statistics[:, SQUARED_LOSS] = statistics[:, LOSS] ** 2
-    return statistics
+    return statistics, noise
 
 
-def calibration_interval(drawn: Resamples, num_entries: int) -> Estimate:
-    """Expected calibration error, which noise only ever raises: every resample adds about as much as the sample had.
+def calibration_interval(drawn: Resamples, statistics: np.ndarray, noise: np.ndarray, num_entries: int) -> Estimate:
+    """Expected calibration error, which noise only ever raises: in a calibrated model it is all noise.
 
-    So the limits are value - bias -+ 1.96 standard deviations of the resamples, bias = their mean - value, stretched to
-    hold the value. A lower limit of 0 means that calibration may be perfect. num_entries: confidences a row.
+    low: value - the noise of a calibrated model - 1.96 standard deviations of the resamples; 0 means that calibration
+    may be perfect. high: value - the noise that the resamples add + 1.96 standard deviations, and at least the value.
+    Both err on the wide side (98 to 100 % coverage). num_entries: confidences a row.
     """
     num_entries = num_entries * drawn.atoms.num_rows
     value = float(np.abs(drawn.total[GAPS]).sum() / num_entries)
     replicates = np.abs(drawn.sums[:, GAPS]).sum(axis=1) / num_entries
-    middle, spread = 2 * value - replicates.mean(), replicates.std()
+    spread = replicates.std()
     if spread <= 1e-9:
         return wilson_estimate(min(value, 1.0), drawn.atoms.num_rows)
-    return Estimate(value, max(0.0, middle - Z * spread), min(1.0, max(value, middle + Z * spread)), "bias-corrected")
+    # A bin's gap of variance s^2 around 0 has a mean size of s sqrt(2 / pi).
+    variances = np.maximum(noise, (statistics[:, GAPS] ** 2).sum(axis=0))
+    of_noise = np.sqrt(variances * 2 / np.pi).sum() / num_entries
+    high = 2 * value - replicates.mean() + Z * spread
+    return Estimate(value, max(0.0, value - of_noise - Z * spread), min(1.0, max(value, high)), "bias-corrected")

@@ -168,18 +168,28 @@ def jackknife_variance(influence: np.ndarray, counts: np.ndarray) -> float:
     return float(weight @ gap**2 * (1 - 1 / counts.sum()))
 
 
-def bounded_interval(drawn: Resamples, statistic: Statistic, effective_rows: float) -> Estimate:
+def bounded_interval(
+    drawn: Resamples, statistic: Statistic, *, effective_rows: float = np.inf, fewest_rows: float | None = None
+) -> Estimate:
     """For a score in [0, 1]: BCa, or Wilson on the effective rows with fewer than 10 effective errors.
 
-    effective_rows: how many rows carry the score, when all are equally hard; the jackknife may lower it.
+    The effective rows are as many as give a share the score's jackknife variance, corrected by one of:
+    effective_rows: their number were all rows equally hard; it is never exceeded, since a rare class without an
+    error shows no variance. fewest_rows: a lower bound on their number, which counts like half an effective error.
     """
     value = drawn.value(statistic)
     if not np.isfinite(value):
         return UNDEFINED
-    influence = drawn.jackknife(statistic)
     counts = drawn.atoms.counts
-    variance = jackknife_variance(influence, counts)
-    rows = max(1.0, min(effective_rows, value * (1 - value) / variance if variance > 1e-15 else np.inf))
+    influence = drawn.jackknife(statistic)
+    variance, binomial = jackknife_variance(influence, counts), value * (1 - value)
+    if fewest_rows is not None:
+        errors = binomial / variance * min(value, 1 - value) if variance > 1e-15 else 0.0
+        variance = (errors * variance + binomial / fewest_rows / 2) / (errors + 1 / 2)
+        effective_rows = np.inf if binomial > 0 else fewest_rows
+    rows = max(1.0, min(effective_rows, binomial / variance if variance > 1e-15 else np.inf))
+    if not np.isfinite(rows):
+        rows = float(drawn.atoms.num_rows)
     if rows * min(value, 1 - value) < FEW_ERRORS:
         return wilson_estimate(value, rows)
     with np.errstate(all="ignore"):
