@@ -68,14 +68,14 @@ def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = 
     splits empty.
     """
     source = read_source(source, settings)
-    rows = _loaded(source, roles, settings, cut)
+    rows = _loaded(source, roles, settings, cut, settings.output_dir)
     if cut:
         datareport.check_train(rows.report, source.name)
     datareport.say(rows.report)
     return rows
 
 
-def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool) -> Rows:
+def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool, output_dir: str | None = None) -> Rows:
     train = _train_table(source, cut)
     columns = match_columns(train, roles, dict(settings.columns or {}), source.name)
     _check_split_by(train, settings.split_by, source.name)
@@ -85,7 +85,7 @@ def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool) 
     labelled = [part for part in parts if part.is_labelled]
     target = _recognise(parts, labelled, roles, settings.problem_type)
     check_parts(parts, labelled, roles, target)
-    bad_rows = datareport.judge_bad_rows(parts, source.name, settings)
+    bad_rows = datareport.judge_bad_rows(parts, source.name, settings.on_bad_rows, output_dir)
     store = stored(parts)
     given = as_splits(parts, store)
     made, origins = _cut_missing(given, target, settings, labelled[0].target_role, cut)
@@ -120,7 +120,7 @@ def load_split(source: Any, split: str, roles: dict[str, Column], settings: Any,
         raise DataError(f"split {split!r} of {source.name} has no labels: column {part.target_column!r} is "
                         "empty or -1 in every row. Evaluate on a split with labels, or use `hfxfer predict`")
     check_parts([part], [part], roles, target)
-    datareport.judge_bad_rows([part], source.name, settings)
+    datareport.judge_bad_rows([part], source.name, settings.on_bad_rows)
     return as_splits([part], stored([part]))[part.name]
 
 

@@ -21,9 +21,10 @@ FEW = 5
 """Fewer training examples of a class than this are worth a warning."""
 
 
-def judge_bad_rows(parts: list[Any], source: str, settings: Any) -> list[dict]:
+def judge_bad_rows(parts: list[Any], source: str, on_bad_rows: str, output_dir: str | None = None) -> list[dict]:
     """With on_bad_rows=skip the list of bad rows; with error a DataError that lists them and says where all are.
 
+    output_dir: the run's folder, beside which the whole list is written; None writes nothing and lists more.
     Raises DataError also where skipping would leave a split without rows.
     """
     bad = [{"split": part.name, "place": part.table.place(i), "reason": reason}
@@ -32,8 +33,8 @@ def judge_bad_rows(parts: list[Any], source: str, settings: Any) -> list[dict]:
         return []
     lines = [f"{row['place']}: {row['reason']}" for row in bad]
     total = sum(part.num_rows for part in parts)
-    file = _write_list(lines, settings.output_dir)
-    if settings.on_bad_rows != "skip":
+    file = _write_list(lines, output_dir)
+    if on_bad_rows != "skip":
         shown = SHOWN if file else LISTED_WITHOUT_FILE
         more = [f"  and {len(lines) - shown} more"] if len(lines) > shown else []
         where = f" The whole list: {file}." if file else ""

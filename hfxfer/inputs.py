@@ -115,6 +115,8 @@ def _from_lines(path: Path, role: str, kind: str) -> Table:
 
 
 def _from_folder(folder: Path, roles: dict[str, Column], said: dict[str, str]) -> list[Table]:
+    if sources.is_saved(folder):
+        return [_under_roles(table, roles, said) for table in _tables_of(folder)]
     files = sources.list_files(folder)
     kinds = {column.kind for column in roles.values()}
     if "image" in kinds:
@@ -123,10 +125,8 @@ def _from_folder(folder: Path, roles: dict[str, Column], said: dict[str, str]) -
             raise DataError(f"{folder} holds no pictures. Picture files end in {' '.join(sorted(images.SUFFIXES))}")
         return [Table({_main_role(roles): pictures}, pictures.__getitem__)]
     readable = [folder / file for file in files if file.lower().endswith((*tables.SUFFIXES, ".txt"))]
-    if not readable and not (folder / "state.json").exists():
+    if not readable:
         raise DataError(f"{folder} holds nothing to predict on. Allowed: .txt {' '.join(tables.SUFFIXES)}")
-    if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():
-        return [_under_roles(table, roles, said) for table in _tables_of(folder)]
     return [part for file in readable for part in _from_string(file, str, roles, said)]
 
 

@@ -51,7 +51,7 @@ def _looks_like_path(text: str) -> bool:
 
 def _read_folder(folder: Path) -> Source:
     name = folder.resolve().name
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+    if is_saved(folder):
         return _read_saved(folder, name)
     files = list_files(folder)
     if not files:
@@ -65,6 +65,12 @@ def _read_folder(folder: Path) -> Source:
         named = None not in parts
         return Source(name, {split or "train": tables.joined(some, name) for split, some in parts.items()}, named)
     return folders.read_images(folder, files)
+
+
+def is_saved(folder: Path) -> bool:
+    """True for what `save_to_disk` wrote."""
+    return (folder / "dataset_dict.json").exists() or (
+        (folder / "state.json").exists() and (folder / "dataset_info.json").exists())
 
 
 def _place_in_folders(parts: list[Table], files: list[str]) -> None:

@@ -40,6 +40,7 @@ def test_exif_rotation_is_applied(tmp_path, suffix):
     assert open_image(saved(tmp_path, wide, f"a.{suffix}", exif=exif)).size == (10, 20)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_broken_exif_does_not_hurt(tmp_path):
     path = saved(tmp_path, Image.new("RGB", (20, 10), "red"), "a.jpg", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff")
     assert open_image(path).size == (20, 10)

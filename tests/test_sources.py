@@ -302,6 +302,13 @@ def test_datasets_in_every_form_give_the_same_table(tmp_path):
         assert table.features["label"]["names"] == ["no", "yes"], data
 
 
+def test_a_broken_save_to_disk_folder_is_refused(tmp_path):
+    small_dataset().save_to_disk(tmp_path / "one")
+    for file in (tmp_path / "one").glob("*.arrow"):
+        file.write_bytes(b"cut")
+    assert refusal(tmp_path / "one").startswith(f"{tmp_path / 'one'} looks like a save_to_disk folder and cannot be")
+
+
 def test_pictures_in_a_dataset_stay_encoded(tmp_path):
     pictures(tmp_path, "a.png")
     dataset = Dataset.from_dict({"image": [str(tmp_path / "a.png")]}).cast_column("image", ImageFeature())
