@@ -278,12 +278,13 @@ def _multi_label_estimates(drawn, num_classes: int) -> dict[str, Estimate]:
     estimates = {"accuracy": wilson_estimate(all_right / num_rows, num_rows)}
     if not occupied:
         return estimates | dict.fromkeys(names, UNDEFINED)
-    rows = {name: {"effective_rows": rows} for name, rows in effective_rows(total, num_classes, num_rows).items()}
-    rows |= {"f1_micro": {"fewest_rows": occupied}, "f1_samples": {"fewest_rows": num_rows}}
+    # A label's misses and false alarms are separate rows here, so F1 knows more than its rows tell: a lower bound.
+    rows = effective_rows(total, num_classes, num_rows) | {"f1_micro": occupied, "f1_samples": num_rows}
+    kind = {name: "effective_rows" if name in ("precision_macro", "recall_macro") else "fewest_rows" for name in names}
     statistics = class_statistics(num_classes, multi_label=True)
     # A row left out by the jackknife lowers the number of rows too.
     statistics["f1_samples"] = lambda sums: sums[:, 3 * num_classes] / num_rows
-    return estimates | {name: bounded_interval(drawn, statistics[name], **rows[name]) for name in names}
+    return estimates | {name: bounded_interval(drawn, statistics[name], **{kind[name]: rows[name]}) for name in names}
 
 
 def _entity_estimates(counts: np.ndarray, num_resamples: int, rng, whole_set: bool) -> dict[str, Estimate]:

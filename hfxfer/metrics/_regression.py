@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.stats
 
 
 def constant(values) -> bool:
@@ -16,12 +15,10 @@ def correlation(references, predictions, sample_weight=None) -> float | None:
     """Pearson's r, weighted when weights are given; None when either side is constant."""
     if constant(references) or constant(predictions):
         return None
-    if sample_weight is None:
-        value = float(scipy.stats.pearsonr(references, predictions).statistic)
-    else:
-        covariance = np.cov(references, predictions, aweights=sample_weight)
-        value = float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
-    return value if np.isfinite(value) else None
+    x, y = (values - np.average(values, weights=sample_weight) for values in (references, predictions))
+    weight = np.ones(len(x)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+    value = (weight * x) @ y / np.sqrt(((weight * x) @ x) * ((weight * y) @ y))
+    return float(np.clip(value, -1, 1)) if np.isfinite(value) else None
 
 
 def mean_ranks(values, sample_weight=None) -> np.ndarray:

@@ -23,7 +23,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.special
-import scipy.stats
 
 LEVEL = 0.95
 Z = float(scipy.special.ndtri(0.5 + LEVEL / 2))
@@ -118,13 +117,13 @@ def resample(atoms: Atoms, num_resamples: int, rng: np.random.Generator) -> Resa
         rows = int(counts.sum())
         drawn = rng.binomial(left, min(1.0, rows / rows_left))
         left, rows_left = left - drawn, rows_left - rows
-        weights = _draw(drawn, counts, rng)
+        weights = draw(drawn, counts, rng)
         sums = sums + (statistics.T @ weights.T).T
         total = total + statistics.T @ counts.astype(np.float64)
     return Resamples(atoms, np.asarray(total), np.asarray(sums))
 
 
-def _draw(drawn: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw(drawn: np.ndarray, counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(B, atoms) float64: `drawn[b]` draws spread over the atoms in proportion to their counts."""
     if counts.max() > 1:
         return rng.multinomial(drawn, counts / counts.sum()).astype(np.float64)
@@ -150,7 +149,7 @@ def bca(value: float, replicates: np.ndarray, influence: np.ndarray, counts: np.
     gap, weight = _gaps(influence, counts)
     spread = weight @ gap**2
     acceleration = (weight @ gap**3) / (6 * spread**1.5) if spread > 0 else 0.0
-    tail = np.sqrt(num_rows / (num_rows - 1)) * scipy.stats.t.ppf(0.5 + LEVEL / 2, num_rows - 1)
+    tail = np.sqrt(num_rows / (num_rows - 1)) * scipy.special.stdtrit(num_rows - 1, 0.5 + LEVEL / 2)
     shifted = bias + np.array([-tail, tail])
     low, high = np.quantile(replicates, scipy.special.ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3)))
     return float(low), float(high)
@@ -169,7 +168,7 @@ def jackknife_variance(influence: np.ndarray, counts: np.ndarray) -> float:
 
 
 def bounded_interval(
-    drawn: Resamples, statistic: Statistic, *, effective_rows: float = np.inf, fewest_rows: float | None = None
+    drawn: Resamples, statistic: Statistic, *, effective_rows: float = 0.0, fewest_rows: float | None = None
 ) -> Estimate:
     """For a score in [0, 1]: BCa, or Wilson on the effective rows with fewer than 10 effective errors.
 
@@ -183,14 +182,15 @@ def bounded_interval(
     counts = drawn.atoms.counts
     influence = drawn.jackknife(statistic)
     variance, binomial = jackknife_variance(influence, counts), value * (1 - value)
-    if fewest_rows is not None:
-        errors = binomial / variance * min(value, 1 - value) if variance > 1e-15 else 0.0
-        variance = (errors * variance + binomial / fewest_rows / 2) / (errors + 1 / 2)
-        effective_rows = np.inf if binomial > 0 else fewest_rows
-    rows = max(1.0, min(effective_rows, binomial / variance if variance > 1e-15 else np.inf))
-    if not np.isfinite(rows):
-        rows = float(drawn.atoms.num_rows)
-    if rows * min(value, 1 - value) < FEW_ERRORS:
+    varies = variance > 1e-15
+    if fewest_rows is None:
+        rows = min(effective_rows, binomial / variance) if varies else effective_rows
+    else:
+        errors = binomial / variance * min(value, 1 - value) if varies else 0.0
+        inverse = errors * variance / max(binomial, 1e-300) + 1 / (2 * fewest_rows)
+        rows = (errors + 1 / 2) / inverse
+    rows = max(1.0, min(rows, 1e15))
+    if not varies or rows * min(value, 1 - value) < FEW_ERRORS:
         return wilson_estimate(value, rows)
     with np.errstate(all="ignore"):
         return Estimate(value, *bca(value, statistic(drawn.sums), influence, counts), "bca")
@@ -222,6 +222,6 @@ def mean_interval(drawn: Resamples, column: int, square: int, scale: float) -> E
 
 def gamma_limits(value: float, num_rows: int) -> tuple[float, float]:
     """Limits for the mean of `num_rows` equal values > 0, as of as many Poisson events (Fay and Feuer 1997)."""
-    low = scipy.stats.chi2.ppf(0.5 - LEVEL / 2, 2 * num_rows) / (2 * num_rows)
-    high = scipy.stats.chi2.ppf(0.5 + LEVEL / 2, 2 * num_rows + 2) / (2 * num_rows)
+    low = scipy.special.chdtri(2 * num_rows, 0.5 + LEVEL / 2) / (2 * num_rows)
+    high = scipy.special.chdtri(2 * num_rows + 2, 0.5 - LEVEL / 2) / (2 * num_rows)
     return float(value * low), float(value * high)

@@ -12,6 +12,7 @@ from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
 from hfxfer.metrics._resampling import Estimate
 from hfxfer.metrics._resampling import bca
+from hfxfer.metrics._resampling import draw
 from hfxfer.metrics._resampling import gamma_limits
 from hfxfer.metrics._resampling import mean_interval
 from hfxfer.metrics._resampling import resample
@@ -94,8 +95,7 @@ def _spearman(references: np.ndarray, predictions: np.ndarray, num_resamples: in
     orders = [_order(ranks) for ranks in (x, y)]
     step = max(1, BLOCK_COUNTS // num_rows)
     for start in range(0, num_resamples, step):
-        size = min(step, num_resamples - start)
-        weights = np.stack([np.bincount(rng.integers(num_rows, size=num_rows), minlength=num_rows) for _ in range(size)])
+        weights = draw(np.full(min(step, num_resamples - start), num_rows), np.ones(num_rows, np.int64), rng)
         replicates.append(_weighted_correlation(weights, *(_weighted_ranks(weights, *order) for order in orders)))
     return _correlation_limits(value, np.concatenate(replicates), _spearman_influence(x, y), np.ones(num_rows))
 

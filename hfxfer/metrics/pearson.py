@@ -1,8 +1,10 @@
 """Pearson's correlation of predictions and references."""
 
 import evaluate
+import scipy.stats
 
 from hfxfer.metrics._features import features
+from hfxfer.metrics._regression import constant
 from hfxfer.metrics._regression import correlation
 
 INPUTS = """
@@ -24,4 +26,6 @@ class Pearson(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, sample_weight=None):
-        return {"pearson": correlation(references, predictions, sample_weight)}
+        if sample_weight is not None or constant(references) or constant(predictions):
+            return {"pearson": correlation(references, predictions, sample_weight)}
+        return {"pearson": float(scipy.stats.pearsonr(references, predictions).statistic)}

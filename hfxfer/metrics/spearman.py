@@ -1,8 +1,10 @@
 """Spearman's rank correlation of predictions and references; ties get their mean rank."""
 
 import evaluate
+import scipy.stats
 
 from hfxfer.metrics._features import features
+from hfxfer.metrics._regression import constant
 from hfxfer.metrics._regression import correlation
 from hfxfer.metrics._regression import mean_ranks
 
@@ -25,5 +27,7 @@ class Spearman(evaluate.Metric):
         )
 
     def _compute(self, predictions, references, sample_weight=None):
-        references, predictions = mean_ranks(references, sample_weight), mean_ranks(predictions, sample_weight)
-        return {"spearman": correlation(references, predictions, sample_weight)}
+        if sample_weight is not None or constant(references) or constant(predictions):
+            references, predictions = mean_ranks(references, sample_weight), mean_ranks(predictions, sample_weight)
+            return {"spearman": correlation(references, predictions, sample_weight)}
+        return {"spearman": float(scipy.stats.spearmanr(references, predictions).statistic)}
