@@ -1,4 +1,4 @@
-"""ROC-AUC as a mean over rows, so that it can be resampled like one: DeLong, DeLong and Clarke-Pearson 1988. numpy only."""
+"""ROC-AUC as a mean over rows, so that it can be resampled like one (DeLong et al. 1988). numpy only."""
 
 from __future__ import annotations
 

@@ -73,7 +73,8 @@ class ProbabilityFile(ArrayProbabilities):
             if not self._file.closed:
                 self._file.flush()
             shape = (self.num_rows, self.num_classes)
-            self._map = np.memmap(self.path, np.float32, "r", shape=shape) if self.num_rows else np.empty(shape, np.float32)
+            empty = self.num_rows == 0  # which memmap refuses
+            self._map = np.empty(shape, np.float32) if empty else np.memmap(self.path, np.float32, "r", shape=shape)
         return self._map
 
     def close(self) -> None:

@@ -47,9 +47,10 @@ def probability_estimates(
         # The rows left out by the jackknife count as its share of the influence, which sums to 0.
         return area + sums[:, AREA] / num_rows
 
+    chance = np.log(2 if multi_label else max(2, probabilities.num_classes))
     return {
         "roc_auc": UNDEFINED if area is None else bounded_interval(drawn, area_of, fewest_rows=harmonic_rows(smaller)),
-        "log_loss": mean_interval(drawn, LOSS, SQUARED_LOSS, np.log(2 if multi_label else max(2, probabilities.num_classes))),
+        "log_loss": mean_interval(drawn, LOSS, SQUARED_LOSS, chance),
         "ece": calibration_interval(drawn, statistics, noise, num_entries),
     }
 

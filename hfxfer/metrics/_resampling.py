@@ -1,4 +1,4 @@
-"""95 % intervals from sufficient statistics: Wilson, BCa and what stands in where BCa cannot work. numpy and scipy only.
+"""95 % intervals from sufficient statistics: Wilson, BCa and what stands in where BCa fails. numpy and scipy only.
 
 Every score here is a function of sums over the rows: `score(sums)`, with `sums` the sum of one vector of statistics
 a row. A bootstrap then draws how often each row counts and multiplies: predictions are never touched again, and
@@ -100,7 +100,8 @@ class Resamples:
         """(K,) the score with one row of each atom left out."""
         width = BLOCK_COUNTS // max(1, len(self.total))
         with np.errstate(all="ignore"):
-            left_out = [statistic(self.total - _dense(self.atoms.statistics(block))) for block in self.atoms.blocks(width)]
+            blocks = (_dense(self.atoms.statistics(block)) for block in self.atoms.blocks(width))
+            left_out = [statistic(self.total - block) for block in blocks]
         return np.concatenate(left_out)
 
 
@@ -151,7 +152,8 @@ def bca(value: float, replicates: np.ndarray, influence: np.ndarray, counts: np.
     acceleration = (weight @ gap**3) / (6 * spread**1.5) if spread > 0 else 0.0
     tail = np.sqrt(num_rows / (num_rows - 1)) * scipy.special.stdtrit(num_rows - 1, 0.5 + LEVEL / 2)
     shifted = bias + np.array([-tail, tail])
-    low, high = np.quantile(replicates, scipy.special.ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3)))
+    levels = scipy.special.ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3))
+    low, high = np.quantile(replicates, levels)
     return float(low), float(high)
 
 

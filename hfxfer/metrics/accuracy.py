@@ -27,5 +27,6 @@ class Accuracy(evaluate.Metric):
     def _compute(self, predictions, references, sample_weight=None):
         if len(references) == 0:
             return {"accuracy": None}
-        score = sklearn.metrics.accuracy_score(np.asarray(references), np.asarray(predictions), sample_weight=sample_weight)
+        references, predictions = np.asarray(references), np.asarray(predictions)
+        score = sklearn.metrics.accuracy_score(references, predictions, sample_weight=sample_weight)
         return {"accuracy": float(score)}

@@ -1,4 +1,7 @@
-"""Share of the predicted entities that are right in span and type (micro). IOB2 tags, counted as seqeval does by default."""
+"""Share of the predicted entities that are right in span and type (micro).
+
+IOB2 tags, counted as seqeval does by default.
+"""
 
 import evaluate
 

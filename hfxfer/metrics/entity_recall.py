@@ -1,4 +1,7 @@
-"""Share of the true entities that are found with span and type (micro). IOB2 tags, counted as seqeval does by default."""
+"""Share of the true entities that are found with span and type (micro).
+
+IOB2 tags, counted as seqeval does by default.
+"""
 
 import evaluate
 

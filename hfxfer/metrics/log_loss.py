@@ -35,10 +35,9 @@ class LogLoss(evaluate.Metric):
             return {"log_loss": None}
         references = np.asarray(references)
         if references.ndim == 2:
-            losses = [
-                sklearn.metrics.log_loss(references[:, k], probabilities[:, k], labels=[0, 1], sample_weight=sample_weight)
-                for k in range(references.shape[1])
-            ]
+            settings = {"labels": [0, 1], "sample_weight": sample_weight}
+            columns = zip(references.T, probabilities.T, strict=True)
+            losses = [sklearn.metrics.log_loss(*column, **settings) for column in columns]
             return {"log_loss": float(np.mean(losses))}
         probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
         labels = np.arange(probabilities.shape[1])

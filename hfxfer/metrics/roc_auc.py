@@ -1,6 +1,7 @@
 """Area under the ROC curve, the mean over classes of one class against the rest.
 
-A class without a true row, or without any other, is left out of the mean. Two exclusive classes: the area of the second.
+A class without a true row, or without any other, is left out of the mean.
+Two exclusive classes: the area of the second.
 """
 
 import evaluate
@@ -32,10 +33,10 @@ class RocAuc(evaluate.Metric):
     def _compute(self, predictions, references, sample_weight=None):
         probabilities = check_probabilities(predictions)
         references = np.asarray(references)
-        columns = ranked_columns(probabilities.shape[1], references.ndim == 2)
-        areas = [
-            column_auc(references[:, k] == 1 if references.ndim == 2 else references == k, probabilities[:, k], sample_weight)
-            for k in columns
-        ]
+        multi_label = references.ndim == 2
+        areas = []
+        for k in ranked_columns(probabilities.shape[1], multi_label):
+            positive = references[:, k] == 1 if multi_label else references == k
+            areas.append(column_auc(positive, probabilities[:, k], sample_weight))
         areas = [area for area in areas if area is not None]
         return {"roc_auc": float(np.mean(areas)) if areas else None}
