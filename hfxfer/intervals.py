@@ -9,11 +9,11 @@ Every value equals what the module of the same name in `hfxfer.metrics` gives. H
 - gamma: rows that all have the same error. bias-corrected: `ece`.
 
 Measured coverage at 50 to 5,500 rows (tests/test_intervals_coverage.py holds some of it): 93 to 97 %, but for these.
-Too low: errors with tails as heavy as Laplace's or t(5)'s (rmse 90 to 94 %, r2, pearson and spearman 91 to 94 %); log loss where
-the classifier is nearly always right (accuracy 0.97 at 50 rows: 91 %), since the rare large losses are not in the
-sample; f1_weighted over many rare labels (60 labels of 2 % in 1,000 rows: 86 % measured with 100 samples). Wider than
-need be: scores above 0.95 at 50 rows (97 to 98 %), macro means with classes of 5 rows (98 %), `ece` of a calibrated
-model (98 to 100 %; of a badly calibrated one 93 to 95 %).
+Too low: errors with tails as heavy as Laplace's or t(5)'s (rmse 90 to 94 %; r2, pearson and spearman 91 to 94 %);
+log loss where the classifier is nearly always right (accuracy 0.97 at 50 rows: 91 %), since the rare large losses are
+not in the sample; f1_weighted over many rare labels (60 labels of 2 % in 1,000 rows: 86 % of 100 samples); roc_auc with
+a class of 5 % (200 rows: 91 %). Wider than need be: scores above 0.95 at 50 rows (97 to 98 %), macro means with classes
+of 5 rows (98 %), `ece` of a calibrated model (98 to 100 %; of a badly calibrated one 93 to 97 %).
 """
 
 from __future__ import annotations
