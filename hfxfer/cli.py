@@ -1,35 +1,20 @@
-"""The command line: one small function per command; imports inside functions, so that --help is instant.
-
-Flags are parsed here rather than by argparse: every setting of a recipe and every field of TrainingArguments is
-a flag under its own name, unknown ones are reported all at once with the nearest names, and none may be abbreviated.
-"""
+"""The command line: one small function per command; imports inside functions, so that --help is instant."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hfxfer import console
-from hfxfer.errors import EXIT_DONE, HfxferError, RecipeError, exit_code
+from hfxfer.errors import EXIT_DONE, DivergedError, HfxferError, RecipeError, RefusedError, exit_code
+from hfxfer.flags import Command, Flag, help_lines, parse
 
-SWITCHES = {"true", "false"}
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A flag of one command. kind: value | values (by space) | switch."""
-
-    kind: str
-    help: str
-    allowed: tuple[str, ...] = ()
-
-
-FORMAT = Flag("value", "human (default) or json: one JSON object on stdout", ("human", "json"))
+FORMAT = Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))
 COLUMNS = Flag("values", "which column holds what: ROLE=COLUMN …")
 PRECISION = Flag("value", "fp32 (default), bf16 or fp16", ("fp32", "bf16", "fp16"))
 BATCH = Flag("value", "rows in a batch")
@@ -38,45 +23,47 @@ REVISION = Flag("value", "branch, tag or commit of a Hub model")
 TRUST = Flag("switch", "run code that comes with the model; never on by itself")
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command: what it takes, what it says of itself, and the function that does it."""
-
-    usage: str
-    help: str
-    run: Callable[[list[str], dict[str, Any]], int | None]
-    flags: dict[str, Flag] = field(default_factory=dict)
-    settings: bool = False
-    """True where every Recipe setting and TrainingArguments field is a flag, too."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 refused before any work, 1 failed in work, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _dispatch(argv)
-    except HfxferError as error:
-        if os.environ.get("HFXFER_DEBUG") == "1":
-            raise
-        console.error(str(error))
-        return exit_code(error)
-    except KeyboardInterrupt:
-        return exit_code(KeyboardInterrupt())
-    except BrokenPipeError:
-        # The reader of stdout went away (`| head`); say nothing more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
-    except Exception as error:
-        if os.environ.get("HFXFER_DEBUG") == "1":
-            raise
-        console.error(f"{type(error).__name__}: {error}\nThis is a fault in hfxfer or in a library below it. "
-                      "HFXFER_DEBUG=1 shows where it happened")
-        return exit_code(error)
+    console.set_format("human")
+    with console.facts_only():
+        try:
+            return _dispatch(argv)
+        except BrokenPipeError:
+            # The reader of stdout went away (`| head`); say nothing more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())
+            return EXIT_DONE
+        except (Exception, KeyboardInterrupt) as error:
+            return report(error)
+
+
+def report(error: BaseException, command: str = "") -> int:
+    """Say what went wrong, and last the `command` that goes on; return the exit code."""
+    if os.environ.get("HFXFER_DEBUG") == "1":
+        import traceback
+
+        console.talk("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+    text = _words(error)
+    if not isinstance(error, KeyboardInterrupt):
+        console.error(text)
+    console.emit({"error": text, "exit_code": exit_code(error)})
+    if command:
+        console.talk(command)
+    return exit_code(error)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, HfxferError) or (isinstance(error, OSError) and error.strerror):
+        return str(error)
+    return f"{type(error).__name__}: {error}\nThis is a fault in hfxfer or in a library below it. HFXFER_DEBUG=1 shows where it happened"
 
 
 def _dispatch(argv: list[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
-        print_help(argv[1:] if argv[:1] == ["help"] else [])
+        print_help(argv[1:2] if argv[:1] == ["help"] else [])
         return EXIT_DONE
     if argv[0] in ("--version", "version"):
         from hfxfer import __version__
@@ -84,151 +71,86 @@ def _dispatch(argv: list[str]) -> int:
         console.fact(f"hfxfer {__version__}")
         return EXIT_DONE
     name, rest = argv[0], argv[1:]
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise RecipeError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}." + (f" Did you mean {near[0]}?" if near else ""))
+    command = _command(name)
     if "--help" in rest or "-h" in rest:
         print_help([name])
         return EXIT_DONE
-    command = COMMANDS[name]
-    positional, flags = parse(rest, command)
-    console.set_format(flags.pop("format", "human"))
+    positional, flags, faults = parse(rest, command)
+    wanted = flags.pop("format", "human")
+    console.set_format(wanted if wanted in FORMAT.allowed else "human")
+    if faults:
+        raise RecipeError(_all_faults(faults, positional, flags, command))
     return command.run(positional, flags) or EXIT_DONE
 
 
-def parse(tokens: list[str], command: Command) -> tuple[list[str], dict[str, Any]]:
-    """Positional arguments, and flags as text (switches as bools). Raises RecipeError listing all faults."""
-    positional: list[str] = []
-    flags: dict[str, Any] = {}
-    faults: list[str] = []
-    index = 0
-    while index < len(tokens):
-        token = tokens[index]
-        index += 1
-        if not token.startswith("--") or token == "--":
-            if token.startswith("-") and len(token) > 1 and not os.path.exists(token):
-                faults.append(f"unknown flag {token}; flags are spelt out, with two dashes")
-            else:
-                positional.append(token)
-            continue
-        name, equals, value = token[2:].partition("=")
-        kind = _kind(name, command)
-        if name in flags:
-            faults.append(f"--{name} is given twice")
-        if equals:
-            values = [value]
-        else:
-            values, index = _values(tokens, index, kind)
-        _take(flags, name, kind, values, command, faults)
-    faults += _unknown(flags, command)
-    if faults:
-        raise RecipeError("\n".join(faults))
-    return positional, flags
+def _command(name: str) -> Command:
+    if name in COMMANDS:
+        return COMMANDS[name]
+    if name.startswith("-"):
+        raise RecipeError(f"{name} stands before the command: hfxfer COMMAND … with one of {', '.join(COMMANDS)}")
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    raise RecipeError(f"unknown command {name!r}; allowed: {', '.join(COMMANDS)}." + (f" Did you mean {near[0]}?" if near else ""))
 
 
-def _kind(name: str, command: Command) -> str:
-    if name in command.flags:
-        return command.flags[name].kind
+def _all_faults(faults: list[str], positional: list[str], flags: dict[str, Any], command: Command) -> str:
+    """The faults of the command line and, where it makes a recipe, those of the settings, too."""
+    from hfxfer.recipe import listed, setting_faults, yaml_settings
+
     if not command.settings:
-        return "unknown"
-    import typing
-
-    from hfxfer.recipe import Recipe
-
-    hint = typing.get_type_hints(Recipe).get(name)
-    if hint is bool:
-        return "switch"
-    if hint is not None:
-        return "values" if typing.get_origin(hint) in (dict, list) else "value"
-    return "setting"
-
-
-def _values(tokens: list[str], index: int, kind: str) -> tuple[list[str], int]:
-    """The values that belong to a flag whose name stands before `index`, and where the next token is."""
-    end = index
-    while end < len(tokens) and not tokens[end].startswith("--"):
-        end += 1
-    if kind == "value":
-        end = min(end, index + 1)
-    elif kind == "switch":
-        end = index + 1 if index < end and tokens[index].lower() in SWITCHES else index
-    return tokens[index:end], end
-
-
-def _take(flags: dict, name: str, kind: str, values: list[str], command: Command, faults: list[str]) -> None:
-    if kind == "switch":
-        text = values[0].lower() if values else "true"
-        if text not in SWITCHES:
-            faults.append(f"--{name} is {values[0]!r}; allowed: true, false")
-        flags[name] = text == "true"
-    elif kind == "value":
-        if not values:
-            faults.append(f"--{name} needs a value")
-        flags[name] = values[0] if values else ""
-        allowed = command.flags[name].allowed if name in command.flags else ()
-        if values and allowed and values[0] not in allowed:
-            faults.append(f"--{name} is {values[0]!r}; allowed: {', '.join(allowed)}")
-    else:
-        if kind == "values" and not values:
-            faults.append(f"--{name} needs a value")
-        flags[name] = values
-
-
-def _unknown(flags: dict, command: Command) -> list[str]:
-    """Flags that the command does not have. Settings are checked by the recipe."""
-    if command.settings:
-        return []
-    faults = []
-    for name in flags:
-        if name not in command.flags:
-            near = difflib.get_close_matches(name, command.flags, n=2)
-            meant = f"did you mean {' or '.join(f'--{word}' for word in near)}?" if near else f"allowed: {', '.join(f'--{word}' for word in command.flags)}"
-            faults.append(f"unknown flag --{name}; {meant}")
-    return faults
+        return listed(faults)
+    settings = {name: value for name, value in flags.items() if name not in command.flags}
+    # A name that the command line is already wrong about is told once.
+    told = {fault.partition(" ")[0].removeprefix("--") for fault in faults}
+    found = setting_faults(yaml_settings(positional[0], settings) if positional else settings)
+    return listed([*faults, *(fault for fault in found if fault.partition(" ")[0] not in told)])
 
 
 def print_help(names: list[str]) -> None:
     """The help of hfxfer, or of one command."""
-    if not names or names[0] not in COMMANDS:
-        console.fact("hfxfer: fine-tune vision and text checkpoints on your own data, and know how good they are\n")
-        console.fact("usage: hfxfer COMMAND …\n")
-        for name, command in COMMANDS.items():
-            console.fact(f"  {name:<11} {command.help}")
-        console.fact("\nhfxfer COMMAND --help says more. Exit codes: 0 done, 2 refused before any work, 1 failed in work, 130 interrupted.")
-        return
-    command = COMMANDS[names[0]]
-    console.fact(f"usage: hfxfer {names[0]} {command.usage}\n\n{command.help}\n")
-    for name, flag in command.flags.items():
-        console.fact(f"  --{name:<29} {flag.help}")
-    if command.settings:
-        console.fact("\nsettings (in a recipe.yaml under the same names):")
-        for line in _settings_help():
+    if names:
+        for line in help_lines(names[0], _command(names[0])):
             console.fact(line)
-        console.fact("\nEvery other field of transformers.TrainingArguments is a setting under its own name, such as --weight_decay 0.05.")
+        return
+    console.fact("hfxfer: fine-tune vision and text checkpoints on your own data, and know how good they are\n")
+    console.fact("usage: hfxfer COMMAND …\n")
+    for name, command in COMMANDS.items():
+        console.fact(f"  {name:<11} {command.help}")
+    console.fact("\nhfxfer COMMAND --help says more. Exit codes: 0 done, 2 refused before any work, 1 failed in work, 130 interrupted.\n"
+                 "HFXFER_DEBUG=1 adds the traceback to an error.")
 
 
-def _settings_help() -> list[str]:
-    from hfxfer.recipe import setting_help
-
-    return [f"  --{name:<29} {text}" for name, text in setting_help()]
-
-
-def train(positional: list[str], flags: dict[str, Any]) -> None:
+def train(positional: list[str], flags: dict[str, Any]) -> int | None:
     actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")}
     from hfxfer.recipe import Recipe
 
     if len(positional) > 1:
         raise RecipeError(f"train takes one recipe, got {' '.join(positional)}")
-    if actions["resume"] and actions["overwrite"]:
-        raise RecipeError("--resume and --overwrite exclude each other")
     recipe = Recipe.from_yaml(positional[0], flags) if positional else Recipe.from_settings(flags)
     from hfxfer.training import train as run_training
 
-    run = run_training(recipe, **actions)
+    try:
+        run = run_training(recipe, **actions)
+    except RefusedError:
+        raise
+    except Exception as error:
+        return report(error, _continuing(recipe.output_dir, error))
     if console.is_main_process():
         _show_scores(run.scores(), run.model_dir / "scores.json")
         console.emit({"run": str(run.folder), "model": str(run.model_dir), "scores": run.scores()})
-        console.talk(f"next: hfxfer predict {run.folder} INPUT")
+        console.talk(f"next: hfxfer predict {shlex.quote(str(run.folder))} INPUT")
+
+
+def _continuing(output_dir: str, error: Exception) -> str:
+    """The command that goes on after a failure; nothing where no work had begun."""
+    from hfxfer.run import Run
+
+    run = Run(output_dir)
+    if not run.exists() or run.is_finished():
+        return ""
+    if isinstance(error, DivergedError):
+        rate = run.recipe().learning_rate
+        return f"start again with: {run.continuing_command.removesuffix('--resume')}--learning_rate {rate / 10:.1g} --overwrite"
+    return f"continue with: {run.continuing_command}"
 
 
 def evaluate(positional: list[str], flags: dict[str, Any]) -> None:
@@ -238,20 +160,24 @@ def evaluate(positional: list[str], flags: dict[str, Any]) -> None:
     dataset, split = flags.pop("data"), flags.pop("split", "test")
     output = flags.pop("output", None)
     _check_free(output, flags.pop("overwrite", False))
+    from hfxfer.run import Run, write_text
+
+    if output and Run(source).owns(output):
+        raise RecipeError(f"--output {output} is a file of the Run itself, which evaluate never changes. Choose another --output")
     columns, batch_size = _columns(flags), _batch_size(flags, 64)
     settings = {name: flags.pop(name) for name in ("data_config", "data_revision", "on_bad_rows") if name in flags}
     from hfxfer.serving import load
 
     found = load(source, **flags).evaluate(dataset, split=split, columns=columns, batch_size=batch_size, **settings)
-    if found is None:
+    if found is None or not console.is_main_process():
         return
     if output:
         import json
 
-        Path(output).write_text(json.dumps(found, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(Path(output), json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
     _show_scores(found, output)
     console.emit(found)
-    console.talk(f"next: hfxfer predict {source} INPUT")
+    console.talk(f"next: hfxfer predict {shlex.quote(source)} INPUT")
 
 
 def predict(positional: list[str], flags: dict[str, Any]) -> None:
@@ -259,13 +185,14 @@ def predict(positional: list[str], flags: dict[str, Any]) -> None:
         raise RecipeError("predict needs a model and at least one input: hfxfer predict MODEL INPUT…")
     source, *wanted = positional
     output = flags.pop("output", None)
-    _check_free(output, flags.pop("overwrite", False))
-    columns, batch_size = _columns(flags), _batch_size(flags, 32)
     from hfxfer import tables_out
-    from hfxfer.serving import load
 
     if output:
         tables_out.check_ending(output)
+    _check_free(output, flags.pop("overwrite", False))
+    columns, batch_size = _columns(flags), _batch_size(flags, 32)
+    from hfxfer.serving import load
+
     records = load(source, **flags).predict(wanted, columns=columns, batch_size=batch_size)
     if not console.is_main_process():
         return
@@ -276,10 +203,11 @@ def predict(positional: list[str], flags: dict[str, Any]) -> None:
         for line in tables_out.lines(records):
             console.fact(line)
     console.emit({"predictions": records})
-    console.talk(f"next: hfxfer evaluate {source} --data D --split test says how far to trust them")
+    console.talk(f"next: hfxfer evaluate {shlex.quote(source)} --data D --split test says how far to trust them")
 
 
 def show_tasks(positional: list[str], flags: dict[str, Any]) -> None:
+    _none(positional, "tasks")
     from hfxfer import tasks
 
     found = []
@@ -294,6 +222,7 @@ def show_tasks(positional: list[str], flags: dict[str, Any]) -> None:
 
 
 def doctor(positional: list[str], flags: dict[str, Any]) -> int:
+    _none(positional, "doctor")
     from hfxfer import doctor as examination
 
     found = examination.examine()
@@ -304,6 +233,7 @@ def doctor(positional: list[str], flags: dict[str, Any]) -> int:
 
 
 def quickstart(positional: list[str], flags: dict[str, Any]) -> None:
+    _none(positional, "quickstart")
     from hfxfer.quickstart import quickstart as run_quickstart
 
     console.emit(run_quickstart(Path(flags.get("output_dir", "runs/quickstart"))))
@@ -315,8 +245,13 @@ def _one(positional: list[str], command: str, what: str) -> str:
     return positional[0]
 
 
+def _none(positional: list[str], command: str) -> None:
+    if positional:
+        raise RecipeError(f"{command} takes flags only, got {' '.join(positional)}")
+
+
 def _columns(flags: dict[str, Any]) -> dict[str, str]:
-    from hfxfer.recipe import convert
+    from hfxfer.values import convert
 
     try:
         return convert(flags.pop("columns", []), dict[str, str])
@@ -332,6 +267,8 @@ def _batch_size(flags: dict[str, Any], default: int) -> int:
 
 
 def _check_free(output: str | None, overwrite: bool) -> None:
+    if output and os.path.isdir(output):
+        raise RecipeError(f"--output {output} is a folder. Name a file in it")
     if output and os.path.exists(output) and not overwrite:
         raise RecipeError(f"{output} exists. Choose another --output, or replace it with --overwrite")
     if output and not Path(output).absolute().parent.is_dir():

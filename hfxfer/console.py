@@ -1,22 +1,24 @@
 """The only place that prints.
 
-Facts go to stdout, one a line (`fact`); talk, hints, warnings and progress go to stderr. With
-`--format json` stdout holds exactly one JSON object (`emit`) and `fact` is silent. In a run of several
-processes only the main one prints.
+Facts go to stdout, one a line (`fact`); talk, hints, warnings and progress go to stderr, and so does whatever a library
+prints (`facts_only`). With `--format json` stdout holds exactly one JSON object (`emit`) and `fact` is silent. In a run
+of several processes only the main one prints.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
 _format = "human"
+_stdout: TextIO | None = None
 
 
 def set_format(name: str) -> None:
@@ -27,6 +29,18 @@ def set_format(name: str) -> None:
     _format = name
 
 
+@contextlib.contextmanager
+def facts_only() -> Iterator[None]:
+    """Keep stdout for facts: what anything else prints there goes to stderr."""
+    global _stdout
+    before, _stdout = _stdout, sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _stdout = before
+
+
 def is_main_process() -> bool:
     """True in the process that prints and writes (rank 0, or the only one)."""
     return int(os.environ.get("RANK", "0") or 0) == 0
@@ -35,19 +49,19 @@ def is_main_process() -> bool:
 def fact(text: str = "") -> None:
     """One result on stdout. Silent with --format json."""
     if _format == "human" and is_main_process():
-        print(text, flush=True)
+        _print(text, _stdout or sys.stdout)
 
 
 def emit(value: Any) -> None:
     """The command's result as one JSON object on stdout; only with --format json."""
     if _format == "json" and is_main_process():
-        print(json.dumps(value, ensure_ascii=False, allow_nan=False), flush=True)
+        _print(json.dumps(value, ensure_ascii=False, allow_nan=False), _stdout or sys.stdout)
 
 
 def talk(text: str) -> None:
     """Anything that is not a result, on stderr."""
     if is_main_process():
-        print(text, file=sys.stderr, flush=True)
+        _print(text, sys.stderr)
 
 
 def hint(text: str) -> None:
@@ -63,7 +77,7 @@ def warn(text: str) -> None:
 def error(text: str) -> None:
     """Printed by every process: which of several failed is part of the message."""
     rank = os.environ.get("RANK")
-    print(f"error{f' (process {rank})' if rank else ''}: {text}", file=sys.stderr, flush=True)
+    _print(f"error{f' (process {rank})' if rank else ''}: {text}", sys.stderr)
 
 
 class Progress:
@@ -131,6 +145,14 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def _print(text: str, file: TextIO) -> None:
+    """A terminal or file that cannot hold a sign (cp1252 has no ≥) gets its escape sequence."""
+    try:
+        print(text, file=file, flush=True)
+    except UnicodeEncodeError:
+        print(text.encode(file.encoding, "backslashreplace").decode(file.encoding), file=file, flush=True)
 
 
 def _terminal_width() -> int:

@@ -10,27 +10,53 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-import types
+import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from hfxfer.errors import RecipeError
+from hfxfer.values import convert, describe_limits, describe_type, is_outside, shown
 
 VERSION = 1
 
 Auto = Literal["auto"]
 
+NO_TOKEN = "a token is never a setting (it would be stored): set HF_TOKEN or run: hf auth login"
 REFUSED = {
-    "hub_token": "a token is never a setting (it would be stored): set HF_TOKEN or run: hf auth login",
+    "hub_token": NO_TOKEN,
+    "token": NO_TOKEN,
     "remove_unused_columns": "hfxfer owns it: columns are chosen by role, with --columns ROLE=COLUMN",
     "label_names": "hfxfer owns it: name the column that holds the target, with --columns label=COLUMN",
     "resume_from_checkpoint": "use --resume, which finds the last complete checkpoint of --output_dir",
+    "overwrite_output_dir": "use --overwrite, which replaces the run that is in --output_dir",
     "push_to_hub": "it would publish optimizer state and training_args.bin; when the run is done, "
     "upload its model/ folder: hf upload NAME/REPO RUN/model",
+    "parallelism_config": "it is an object, which a recipe cannot hold: use hfxfer.TransferTrainer in a script",
 }
+
+MEANT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "dropout": "classifier_dropout",
+         "warmup_ratio": "warmup_steps", "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
+"""Names that people try, and those of transformers 4, where the spelling alone does not lead to the right one."""
+
+LIMITS: dict[str, dict[str, float]] = {
+    "weight_decay": {"ge": 0}, "warmup_steps": {"ge": 0}, "gradient_accumulation_steps": {"ge": 1}, "max_grad_norm": {"ge": 0},
+    "label_smoothing_factor": {"ge": 0, "le": 1}, "adam_beta1": {"ge": 0, "le": 1}, "adam_beta2": {"ge": 0, "le": 1},
+    "adam_epsilon": {"gt": 0}, "logging_steps": {"gt": 0}, "save_steps": {"gt": 0}, "eval_steps": {"gt": 0}, "eval_delay": {"ge": 0},
+    "max_steps": {"ge": -1}, "dataloader_num_workers": {"ge": 0},
+}
+"""Of fields of TrainingArguments, which does not check these itself and would fail in the midst of training."""
+
+FILES = ("deepspeed", "fsdp_config", "accelerator_config")
+"""Fields of TrainingArguments whose text is the name of a file."""
+
+HINTS = {"report_to": str | list[str], **{name: dict | None for name in (
+    "lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")}}
+"""Where transformers' own hint takes more than what works: report_to none is a word, and these dicts are never files."""
+
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
 def setting(default: Any = dataclasses.MISSING, *, help: str, unit: str = "", ge: float | None = None,
@@ -90,42 +116,15 @@ class Recipe:
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Recipe:
         """From flat settings, values as text (flags) or typed (YAML, Python)."""
-        own = {name: hint for name, hint in typing.get_type_hints(cls).items() if name != "training_arguments"}
-        settings = {**settings.get("training_arguments", {}), **settings}
-        settings.pop("training_arguments", None)
-        known, extra, faults = {}, {}, []
-        for name, value in settings.items():
-            if name in REFUSED:
-                faults.append(f"{name} is not accepted: {REFUSED[name]}")
-            elif name in own:
-                _convert_into(known, name, value, own[name], faults)
-            else:
-                extra[name] = value
-        if extra:
-            extra = _training_arguments(extra, own, faults)
-        faults += [f"{name} is missing: {_field(name).metadata['help']}. Say --{name} …"
-                   for name in ("model", "data") if name not in settings]
-        faults += _range_faults(known)
+        known, extra, faults = _read(settings)
         if faults:
-            raise RecipeError(_listed(faults))
+            raise RecipeError(listed(faults))
         return cls(**known, training_arguments=extra)
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
         """From a saved recipe. `overrides` win. Older versions are read, newer ones refused."""
-        import yaml
-
-        try:
-            settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"cannot read the recipe {path}: {error}") from error
-        if not isinstance(settings, dict):
-            raise RecipeError(f"{path} is not a recipe: expected lines such as 'model: timm/resnet50.a1_in1k'")
-        version = settings.pop("version", VERSION)
-        if not isinstance(version, int) or version > VERSION:
-            raise RecipeError(f"{path} has version {version}; this hfxfer reads versions up to {VERSION}. "
-                              "Update it with: pip install -U hfxfer")
-        return cls.from_settings({**settings, **(overrides or {})})
+        return cls.from_settings(yaml_settings(path, overrides))
 
     def to_dict(self) -> dict[str, Any]:
         """Flat, in declared order, with `version` first."""
@@ -138,17 +137,77 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def check(self) -> Recipe:
-        """Raise RecipeError unless every value is of its type and in its range; return self."""
-        settings = self.to_dict()
-        settings.pop("version")
-        return type(self).from_settings(settings)
+        """Raise RecipeError unless every value is of its type and in its range; return self with values of these types."""
+        return type(self).from_settings(self.to_dict())
 
     def shareable(self) -> Recipe:
         """The recipe without any path: data and model by name."""
-        names = {name: Path(getattr(self, name)).name for name in ("data", "model") if os.path.isabs(getattr(self, name))}
-        hidden = {name: value for name, value in self.training_arguments.items()
-                  if not (isinstance(value, str) and os.sep in value)}
-        return dataclasses.replace(self, **names, output_dir="runs/run", training_arguments=hidden)
+        names = {name: Path(getattr(self, name)).name for name in ("data", "model") if _is_path(getattr(self, name))}
+        kept = {name: value for name, value in self.training_arguments.items()
+                if not _holds_path(value) and not (name in FILES and isinstance(value, str))}
+        return dataclasses.replace(self, **names, output_dir=_field("output_dir").default, training_arguments=kept)
+
+
+def yaml_settings(path: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings in a recipe file, and `overrides` over them; values are not checked. Raises RecipeError."""
+    import yaml
+
+    try:
+        settings = yaml.load(Path(path).read_text(encoding="utf-8"), _loader())
+    except FileNotFoundError as error:
+        raise RecipeError(f"the recipe {path} does not exist. Give a recipe.yaml, or start without one: --model M --data D") from error
+    except IsADirectoryError as error:
+        raise RecipeError(f"{path} is a folder, not a recipe. Give the file in it, such as {Path(path) / 'recipe.yaml'}") from error
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error}") from error
+    except yaml.YAMLError as error:
+        # Without the line itself, which str(error) shows: it may hold what nobody should see.
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise RecipeError(f"the recipe {path} is no YAML: {where}{problem or 'it holds characters that are no text'}") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{path} is not a recipe: expected lines such as 'model: timm/resnet50.a1_in1k'")
+    version = settings.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise RecipeError(f"{path} has version {version}; this hfxfer reads versions up to {VERSION}. "
+                          "Update it with: pip install -U hfxfer")
+    faults: list[str] = []
+    flat = {**_flat(settings, faults), **_flat(overrides or {}, faults)}
+    if faults:
+        raise RecipeError(listed(faults))
+    return flat
+
+
+def _loader() -> type:
+    """YAML as flags are read: only true and false are booleans, 0012345 and 2024-01-01 are text, no key stands twice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {
+            first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] not in ("bool", "int", "timestamp")]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            names = [key.value for key, _ in node.value]
+            for key, _ in node.value:
+                if names.count(key.value) > 1:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            return super().construct_mapping(node, deep)
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+    return Loader
+
+
+def setting_faults(settings: Mapping[str, Any]) -> list[str]:
+    """What is wrong with flat settings, a line each."""
+    return _read(settings)[2]
+
+
+def listed(faults: Sequence[str]) -> str:
+    """One message of all faults."""
+    faults = list(dict.fromkeys(faults))
+    return faults[0] if len(faults) == 1 else "\n".join([f"{len(faults)} settings are wrong:", *(f"  - {f}" for f in faults)])
 
 
 def _field(name: str) -> dataclasses.Field:
@@ -167,8 +226,7 @@ def _described(name: str) -> tuple[str, str, str]:
         default = "required" if declared.default_factory is dataclasses.MISSING else ""
     else:
         default = "" if declared.default is None else str(declared.default).lower() if declared.default is False else str(declared.default)
-    unit = declared.metadata["unit"]
-    return default, describe_type(hint) + describe_range(name) + (f", {unit}" if unit else ""), declared.metadata["help"]
+    return default, _allowed(name, hint), declared.metadata["help"]
 
 
 def setting_help() -> list[tuple[str, str]]:
@@ -186,125 +244,59 @@ def settings_table() -> str:
     return "\n".join(rows + [f"| `{name}` | {' | '.join(_described(name))} |" for name in setting_names()])
 
 
-def describe_range(name: str) -> str:
-    """` ≥ 1`, ` > 0 and ≤ 0.9`, or nothing."""
-    limits = _field(name).metadata
-    parts = [f"{sign} {limits[key]}" for key, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤")) if limits[key] is not None]
-    return f" {' and '.join(parts)}" if parts else ""
+def _read(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """(hfxfer's own settings, fields of TrainingArguments, faults) of flat settings."""
+    own = {name: hint for name, hint in typing.get_type_hints(Recipe).items() if name != "training_arguments"}
+    known, extra, faults = {}, {}, []
+    settings = _flat(settings, faults)
+    version = settings.pop("version", None)
+    if version is not None and (isinstance(version, bool) or not isinstance(version, int) or version > VERSION):
+        faults.append(f"version is {shown(version)}; allowed: a whole number up to {VERSION}")
+    for name, value in settings.items():
+        if name in REFUSED:
+            faults.append(f"{name} is not accepted: {REFUSED[name]}")
+        elif TOKEN.search(str(value)):
+            faults.append(f"{name} holds a Hub token: {NO_TOKEN}")
+        elif name in own:
+            _convert_into(known, name, value, own[name], faults)
+        else:
+            extra[name] = value
+    extra = _training_arguments(extra, own, faults) if extra else {}
+    faults += [f"{name} is missing: {_field(name).metadata['help']}. Say --{name} …" for name in ("model", "data") if name not in settings]
+    faults += [f"{name} is true, but precision is {known['precision']}: say it once, with --precision" for name in ("bf16", "fp16")
+               if extra.get(name) is True and known.get("precision", "auto") not in ("auto", name)]
+    return known, extra, list(dict.fromkeys(faults))
 
 
-def describe_type(hint: Any) -> str:
-    """`number or auto`, `text`, `full, head`: what a person may write."""
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        return ", ".join(str(choice) for choice in typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(describe_type(arg) for arg in typing.get_args(hint) if arg is not type(None))
-    if origin is dict or hint is dict:
-        return "name=value …"
-    if origin is list or hint is list:
-        return "values separated by spaces"
-    return {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(hint, "value")
+def _flat(settings: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Settings by name, those under `training_arguments` among them."""
+    flat = {str(name): value for name, value in settings.items()}
+    inner = flat.pop("training_arguments", {})
+    if isinstance(inner, Mapping):
+        return {**{str(name): value for name, value in inner.items()}, **flat}
+    faults.append(f"training_arguments is {shown(inner)}; allowed: its fields, each under its own name, such as weight_decay 0.05")
+    return flat
+
+
+def _allowed(name: str, hint: Any) -> str:
+    metadata = _field(name).metadata if name in Recipe.__dataclass_fields__ else LIMITS.get(name, {})
+    return describe_type(hint, describe_limits(metadata), metadata.get("unit", ""))
 
 
 def _convert_into(into: dict, name: str, value: Any, hint: Any, faults: list[str]) -> None:
+    limits = _field(name).metadata if name in Recipe.__dataclass_fields__ else LIMITS.get(name, {})
     try:
-        into[name] = convert(value, hint)
+        converted = convert(value, hint)
     except ValueError:
-        allowed = describe_type(hint) + (describe_range(name) if name in Recipe.__dataclass_fields__ else "")
-        faults.append(f"{name} is {_shown(value)}; allowed: {allowed}")
-
-
-def convert(value: Any, hint: Any) -> Any:
-    """`value` (text from a flag, or typed) as the type `hint`. Raises ValueError when it does not fit."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return value
-    if origin is typing.Annotated:
-        return convert(value, args[0])
-    if origin is Literal:
-        if value in args and not isinstance(value, bool):
-            return value
-        raise ValueError(value)
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(value, args)
-    if hint is bool:
-        return _convert_bool(value)
-    if origin is dict or hint is dict:
-        return _convert_dict(value, args)
-    if origin in (list, tuple) or hint in (list, tuple):
-        values = value if isinstance(value, (list, tuple)) else [value]
-        return [convert(item, args[0] if args else str) for item in values]
-    if isinstance(value, (list, tuple)):
-        if len(value) != 1:
-            raise ValueError(value)
-        value = value[0]
-    return _convert_plain(value, hint)
-
-
-def _convert_plain(value: Any, hint: Any) -> Any:
-    if hint in (int, float):
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError(value)
-        number = float(value)
-        if number != number:
-            raise ValueError(value)
-        if hint is float:
-            return number
-        if number != int(number):
-            raise ValueError(value)
-        return int(number)
-    if hint is str:
-        if not isinstance(value, (str, int, float, Path)) or isinstance(value, bool):
-            raise ValueError(value)
-        return str(value)
-    return value
-
-
-def _convert_union(value: Any, args: tuple) -> Any:
-    if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-        if type(None) in args:
-            return None
-    # Literals and numbers before text, so that "auto" and "3" find their own type.
-    order = sorted((a for a in args if a is not type(None)), key=lambda a: (a is str, typing.get_origin(a) is not Literal))
-    for arg in order:
-        try:
-            return convert(value, arg)
-        except (ValueError, TypeError, OverflowError):
-            continue
-    raise ValueError(value)
-
-
-def _convert_bool(value: Any) -> bool:
-    if isinstance(value, (list, tuple)) and len(value) <= 1:
-        value = value[0] if value else True
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    raise ValueError(value)
-
-
-def _convert_dict(value: Any, args: tuple) -> dict:
-    if isinstance(value, dict):
-        return {str(key): convert(item, args[1]) if len(args) > 1 else item for key, item in value.items()}
-    values = value if isinstance(value, (list, tuple)) else [value]
-    pairs = [str(item).partition("=") for item in values]
-    if not all(key and equals for key, equals, _ in pairs):
-        raise ValueError(value)
-    return {key: convert(item, args[1]) if len(args) > 1 else item for key, _, item in pairs}
-
-
-def _range_faults(settings: dict[str, Any]) -> list[str]:
-    faults = []
-    for name, value in settings.items():
-        limits = _field(name).metadata
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            continue
-        low = (limits["ge"] is not None and value < limits["ge"]) or (limits["gt"] is not None and value <= limits["gt"])
-        if low or (limits["le"] is not None and value > limits["le"]) or abs(value) == float("inf"):
-            faults.append(f"{name} is {_shown(value)}; allowed:{describe_range(name) or ' a finite number'}")
-    return faults
+        converted = None
+        fits = False
+    else:
+        fits = not is_outside(converted, limits) and not (converted == "" and name in ("model", "output_dir"))
+    if fits:
+        into[name] = converted
+        return
+    quotes = " (numbers in quotes)" if isinstance(value, float) and _allowed(name, hint) == "text" else ""
+    faults.append(f"{name} is {shown(value)}; allowed: {_allowed(name, hint)}{quotes}")
 
 
 def _training_arguments(extra: dict[str, Any], own: dict[str, Any], faults: list[str]) -> dict[str, Any]:
@@ -315,21 +307,30 @@ def _training_arguments(extra: dict[str, Any], own: dict[str, Any], faults: list
     known: dict[str, Any] = {}
     for name, value in extra.items():
         if name in declared:
-            hint = declared[name]
+            hint = HINTS.get(name, declared[name])
             _convert_into(known, name, value, Any if isinstance(hint, str) else hint, faults)
             continue
-        allowed = [known_name for known_name in {**own, **declared} if known_name not in REFUSED]
-        near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.6)
+        near = _nearest(name, [each for each in {**own, **declared} if each not in REFUSED])
         meant = f"did you mean {' or '.join(f'--{word}' for word in near)}?" if near else "hfxfer train --help lists the settings"
         faults.append(f"unknown setting {name}; {meant}")
     return known
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, (list, tuple)):
-        return repr(" ".join(str(item) for item in value)) if value else "empty"
-    return repr(value)
+def _nearest(name: str, allowed: list[str]) -> list[str]:
+    name = name.strip("-").replace("-", "_").lower()
+    if name in MEANT:
+        return [MEANT[name]]
+    return [name] if name in allowed else difflib.get_close_matches(name, allowed, n=3, cutoff=0.6)
 
 
-def _listed(faults: list[str]) -> str:
-    return faults[0] if len(faults) == 1 else "\n".join([f"{len(faults)} settings are wrong:", *(f"  - {f}" for f in faults)])
+def _is_path(text: str) -> bool:
+    """True for what is or may be a path; NAME/REPO and URLs are none, unless a folder of that name is there."""
+    if "://" in text:
+        return text.startswith("file:")
+    return os.path.isabs(text) or text.startswith((".", "~")) or "\\" in text or text.count("/") > 1 or os.path.exists(text)
+
+
+def _holds_path(value: Any) -> bool:
+    if isinstance(value, (list, tuple, dict)):
+        return any(map(_holds_path, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and ("/" in value or "\\" in value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +25,9 @@ from hfxfer.recipe import Recipe
 
 SCORES_VERSION = 1
 COMPLETE = "complete.json"
+OWN_FILES = ("model", "checkpoints", "examples", "recipe.yaml", "data.json", "base.json", "environment.json", "history.jsonl",
+             "predictions.parquet")
+"""All that a Run holds: what --overwrite removes. Whatever else lies in the folder is somebody's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,7 @@ class Run:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self._replaced = False
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -70,7 +75,7 @@ class Run:
 
     @property
     def continuing_command(self) -> str:
-        return f"hfxfer train {self.folder / 'recipe.yaml'} --resume"
+        return f"hfxfer train {shlex.quote(str(self.folder / 'recipe.yaml'))} --resume"
 
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""
@@ -79,23 +84,47 @@ class Run:
     def is_finished(self) -> bool:
         return (self.model_dir / "scores.json").is_file()
 
+    def owns(self, path: str | Path) -> bool:
+        """True for a path among the files of this run."""
+        inner = os.path.relpath(os.path.realpath(path), os.path.realpath(self.folder))
+        return self.exists() and inner.split(os.sep)[0] in OWN_FILES
+
     def claim(self, *, overwrite: bool, resume: bool) -> None:
-        """Refuse to write over anything. Raises RunError; removes an old run only with `overwrite`."""
-        if self.folder.is_file():
-            raise RunError(f"{self.folder} is a file. Give a folder: --output_dir runs/NAME")
-        occupied = self.folder.is_dir() and any(self.folder.iterdir())
+        """Refuse to write over anything. Raises RunError. With `overwrite` the old run goes when `create` is called:
+        not before everything else has been checked."""
+        if overwrite and resume:
+            raise RunError("--resume and --overwrite exclude each other: continue the run, or replace it")
+        self._must_be_writable()
+        # Folders without a file in them are what a refused start may leave.
+        occupied = any(path.is_file() or path.is_symlink() for path in self.folder.rglob("*"))
         if resume:
             if not self.exists():
                 raise RunError(f"{self.folder} holds no run to resume (no recipe.yaml). Leave out --resume to start one")
-        elif occupied and self.exists() and overwrite:
-            shutil.rmtree(self.folder)
-        elif occupied and self.exists():
+        elif occupied and not self.exists():
+            raise RunError(f"{self.folder} is not empty and holds no run. Choose another --output_dir")
+        elif occupied and not overwrite:
             raise RunError(f"{self.folder} holds another run. Choose another --output_dir, continue it with --resume, "
                            "or replace it with --overwrite")
-        elif occupied:
-            raise RunError(f"{self.folder} is not empty and holds no run. Choose another --output_dir")
+        self._replaced = occupied and overwrite
+
+    def _must_be_writable(self) -> None:
+        there = next(path for path in (self.folder.absolute(), *self.folder.absolute().parents) if path.exists())
+        if there == self.folder.absolute() and not there.is_dir():
+            raise RunError(f"{self.folder} is a file. Give a folder: --output_dir runs/NAME")
+        if not there.is_dir():
+            raise RunError(f"{self.folder} cannot be made: {there} is a file. Choose another --output_dir")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise RunError(f"{there} cannot be written to. Choose another --output_dir")
 
     def create(self) -> None:
+        """Make the folders; the run that `claim` was told to overwrite goes now, what is not its own stays."""
+        for name in OWN_FILES if self._replaced else ():
+            path = self.folder / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        self._replaced = False
         self.model_dir.mkdir(parents=True, exist_ok=True)
         self.checkpoints_dir.mkdir(exist_ok=True)
 
@@ -121,23 +150,46 @@ class Run:
         self._must_exist()
         if not self.is_finished():
             raise RunError(f"the run in {self.folder} is not finished. Continue it: {self.continuing_command}")
-        return _read_json(self.model_dir / "scores.json")
+        path = self.model_dir / "scores.json"
+        found = _read_json(path)
+        version = found.get("version") if isinstance(found, dict) else None
+        if not isinstance(version, int):
+            raise RunError(f"{path} holds no scores. The run is incomplete: train it again")
+        if version > SCORES_VERSION:
+            raise RunError(f"{path} has version {version}; this hfxfer reads versions up to {SCORES_VERSION}. "
+                           "Update it with: pip install -U hfxfer")
+        return found
 
     def score(self, metric: str, label: str | None = None) -> Score:
-        """One score of the test split."""
-        for entry in self.scores()["scores"]:
-            if entry["metric"] == metric and entry["label"] == label:
-                return Score(**entry)
-        known = sorted({entry["metric"] for entry in self.scores()["scores"]})
-        raise RunError(f"{self.folder} has no score {metric!r}; it has {', '.join(known)}")
+        """One score of the test split: of the whole set, or of one label."""
+        found = [Score(**entry) for entry in self.scores()["scores"]]
+        for score in found:
+            if (score.metric, score.label) == (metric, label):
+                return score
+        same = [score.label for score in found if score.metric == metric]
+        if not same:
+            raise RunError(f"{self.folder} has no score {metric!r}; it has {', '.join(sorted({score.metric for score in found}))}")
+        wanted = "the whole set" if label is None else f"label {label!r}"
+        has = ", ".join("the whole set" if each is None else repr(each) for each in same)
+        raise RunError(f"{self.folder} has no {metric} of {wanted}; it has it of {has}")
 
     def append_event(self, event: dict[str, Any]) -> None:
         with open(self.folder / "history.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
+        """The events so far. A last line that a kill cut short is passed over."""
         path = self.folder / "history.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        lines = [line for line in lines if line]
+        events = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                events.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise RunError(f"line {number} of {path} is no event: {error}") from error
+        return events
 
     def forget_after(self, step: int) -> None:
         """Drop the events of steps that will be done again after a resume."""
@@ -149,7 +201,10 @@ class Run:
         import pyarrow.parquet
 
         self._must_exist()
-        return pyarrow.parquet.read_table(self.predictions_path)
+        try:
+            return pyarrow.parquet.read_table(self.predictions_path)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise RunError(f"cannot read {self.predictions_path}: {error}. The run is incomplete: {self.continuing_command}") from error
 
     def checkpoints(self) -> Iterator[tuple[Path, bool]]:
         """Checkpoints, newest first, each with whether it is complete."""
@@ -180,9 +235,9 @@ def mark_complete(checkpoint: Path) -> None:
 def is_complete(checkpoint: Path) -> bool:
     """True where every file is there with the size it had when the checkpoint was finished."""
     try:
-        sizes = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
+        sizes = dict(json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")))
         return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return False
 
 
@@ -190,8 +245,11 @@ def write_text(path: Path, text: str) -> None:
     """Whole or not at all: to a temporary file beside it, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> Any:

@@ -12,14 +12,14 @@ PACKAGE = Path(__file__).parent.parent / "hfxfer"
 
 LAYERS = (
     "errors", "console", "optional", "shipped", "doctor",
-    "recipe", "run",
+    "values", "recipe", "run", "tables_out",
     "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "rows", "inputs", "datareport",
     "data",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
     "models", "methods", "batches", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
     "quickstart",
-    "cli", "__init__", "__main__",
+    "__init__", "flags", "cli", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_FILE_LINES = 400
