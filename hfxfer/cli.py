@@ -100,7 +100,7 @@ def _all_faults(faults: list[str], positional: list[str], flags: dict[str, Any],
         return listed(faults)
     settings = {name: value for name, value in flags.items() if name not in command.flags}
     # A name that the command line is already wrong about is told once.
-    told = {fault.partition(" ")[0].removeprefix("--") for fault in faults}
+    told = {fault.split()[0].removeprefix("--") for fault in faults if fault.startswith("--")}
     found = setting_faults(yaml_settings(positional[0], settings) if positional else settings)
     return listed([*faults, *(fault for fault in found if fault.partition(" ")[0] not in told)])
 

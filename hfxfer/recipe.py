@@ -189,7 +189,7 @@ def _loader() -> type:
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
             names = [key.value for key, _ in node.value]
-            for key, _ in node.value:
+            for key, _ in reversed(node.value):
                 if names.count(key.value) > 1:
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
             return super().construct_mapping(node, deep)
