@@ -192,7 +192,7 @@ def _cut_one(train: Split, name: str, size: float, target: Target, settings: Any
     groups = splits.group_keys(contents, train.column(GROUP) if settings.split_by else None)
     chosen = splits.cut(groups, splits.strata_of(target, values), size, settings.seed)
     if not chosen:
-        raise DataError(f"{train.num_rows} rows are too few to cut {name} from train. Give more rows, or give a {name} "
+        raise DataError(f"{train.num_rows} rows ({len(set(groups))} different ones) are too few to cut {name} from train. Give more rows, or give a {name} "
                         "split")
     taken = set(chosen)
     return train.select(i for i in range(train.num_rows) if i not in taken), train.select(chosen, name)

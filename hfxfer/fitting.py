@@ -36,8 +36,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         run.write_json("data.json", rows.report)
         run.write_json("base.json", loaded.base)
         run.write_json("environment.json", _environment(args))
-        if checkpoint:
-            run.forget_after(int(checkpoint.name.rpartition("-")[2]))
+        if resume:
+            run.forget_after(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
@@ -62,7 +62,7 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         "warmup_steps": 0.1, "weight_decay": 0.01, "lr_scheduler_type": "cosine", "logging_steps": 0.02,
         "disable_tqdm": True, "report_to": "none", "use_cpu": not _has_accelerator(), "log_level": "error",
     }
-    settings.update(recipe.training_arguments)
+    settings.update(_following(recipe.training_arguments))
     chosen = str(settings["metric_for_best_model"]).removeprefix("eval_")
     if chosen not in ("loss", *METRICS):
         raise RecipeError(f"metric_for_best_model is {chosen!r}; allowed: loss, {', '.join(METRICS)}")
@@ -84,6 +84,18 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         raise RecipeError(f"this process is one of WORLD_SIZE={wanted}, but the training library sees {args.world_size}: the processes would train "
                           "side by side. On CPUs start with torchrun --nproc_per_node; leave out ddp_backend and use_cpu")
     return args
+
+
+def _following(given: dict[str, Any]) -> dict[str, Any]:
+    """The given arguments, and those of hfxfer's defaults that must follow them."""
+    follow: dict[str, Any] = {}
+    if given.get("eval_strategy") in ("no", "steps") and "save_strategy" not in given:
+        follow["save_strategy"] = "epoch" if given["eval_strategy"] == "no" else "steps"
+        if "eval_steps" in given:
+            follow["save_steps"] = given["eval_steps"]
+    if "no" in (given.get("eval_strategy"), given.get("save_strategy")):
+        follow["load_best_model_at_end"] = False
+    return {**follow, **given}
 
 
 def _has_accelerator() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -17,8 +18,8 @@ from hfxfer.run import Run, scores_object
 class FineTuned:
     """A fine-tuned model with its task. Computes in fp32 unless `precision` says otherwise."""
 
-    def __init__(self, predictor: Predictor, source: str):
-        self.predictor, self.source = predictor, source
+    def __init__(self, predictor: Predictor, source: str, run: Run | None = None):
+        self.predictor, self.source, self.run = predictor, source, run
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -35,12 +36,18 @@ class FineTuned:
 
     def evaluate(self, dataset: Any, *, split: str = "test", columns: dict[str, str] | None = None, batch_size: int = 64,
                  **settings: Any) -> dict[str, Any] | None:
-        """Scores with 95 % intervals on a labelled split, as in scores.json; None in all but the main process."""
+        """Scores with 95 % intervals on a labelled split, as in scores.json; None in all but the main process.
+
+        On the data that a Run was trained on, `split` is the one that the training cut; other data without splits is
+        taken whole. settings: data_config, data_revision, on_bad_rows, seed.
+        """
         predictor = self.predictor
-        recipe = Recipe(model=self.source, data=str(dataset), columns=columns or {}, **settings)
+        recipe = dataclasses.replace(predictor.recipe, data="given", output_dir=os.devnull, **settings)
+        recipe = dataclasses.replace(recipe, columns={**recipe.columns, **(columns or {})})
         target = data.Target(predictor.problem.problem_type, predictor.problem.labels)
         source = data.read_source(dataset, recipe)
-        rows = data.load_split(source, split, predictor.task.columns, recipe, target)
+        report = self.run.read_json("data.json") if self.run else None
+        rows = data.load_split(source, split, predictor.task.columns, recipe, target, report=report)
         with tempfile.TemporaryDirectory() as folder:
             outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {split}")
             if int(os.environ.get("RANK", "0")):
@@ -78,7 +85,8 @@ def load(source: str | Path | Run, *, task: str | None = None, revision: str | N
         recipe = Recipe.from_settings({**recipe.to_dict(), "version": None, **settings})
     recipe = models.settle_lengths(recipe, processor, model.config)
     problem = models.problem_of(model, chosen)
-    return FineTuned(Predictor(chosen, model.to(where), processor, problem, recipe, precision), source)
+    predictor = Predictor(chosen, model.to(where), processor, problem, recipe, precision)
+    return FineTuned(predictor, source, run if run.exists() else None)
 
 
 def evaluate(source: str | Path | Run, dataset: Any, *, split: str = "test", precision: str = "fp32", **settings: Any) -> dict[str, Any] | None:

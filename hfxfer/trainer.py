@@ -61,8 +61,8 @@ class TransferTrainer(Trainer):
 
     def _script_recipe(self, given: dict, columns: dict, augment: str) -> Recipe:
         args, model = given["args"], given.get("model")
-        return Recipe(model=model if isinstance(model, str) else "given", data="given", seed=args.seed, columns=columns,
-                      augment=augment, per_device_eval_batch_size=args.per_device_eval_batch_size)
+        return Recipe(model=model if isinstance(model, str) else "given", data="given", output_dir=args.output_dir, seed=args.seed,
+                      columns=columns, augment=augment, per_device_eval_batch_size=args.per_device_eval_batch_size)
 
     def _adopt(self, given: dict) -> None:
         """Turn raw rows into splits, find the labels, and load what is named instead of given."""

@@ -1,0 +1,99 @@
+"""Two processes on a CPU: the same scores as one, equal weights in both, and no two runs side by side."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from tiny_models import bert_checkpoint, digits_folder, tag_rows, timm_checkpoint, write_jsonl
+
+
+def torchrun(*command, processes=2, **environment):
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0", "-m", "hfxfer"]
+    return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, timeout=400,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    timm_checkpoint(folder / "net")
+    bert_checkpoint(folder / "bert")
+    digits_folder(folder / "digits", test=7)
+    write_jsonl(folder / "tags.jsonl", tag_rows(60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    done = torchrun("train", "--model", place / "net", "--data", place / "digits", "--output_dir", place / "run", "--num_train_epochs", 2,
+                    "--per_device_train_batch_size", 4, "--format", "json", "--report_to", "none")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_training_writes_one_run_and_one_object(trained, place):
+    found = json.loads(trained.stdout)
+    assert found["scores"]["scores"][0]["num_rows"] == 21
+    environment = json.loads((place / "run" / "environment.json").read_text())
+    assert environment["processes"] == 2
+    history = [json.loads(line) for line in (place / "run" / "history.jsonl").read_text().splitlines()]
+    assert [event["type"] for event in history].count("end") == 1
+    # 60 rows, 4 on each of 2 devices: 8 steps an epoch.
+    assert history[-1]["step"] == 16
+
+
+def test_two_processes_score_as_one_does(trained, place):
+    from hfxfer import evaluate
+
+    done = torchrun("evaluate", place / "run", "--data", place / "digits", "--format", "json", "--batch_size", 4)
+    assert done.returncode == 0, done.stderr
+    two, one = json.loads(done.stdout), evaluate(place / "run", str(place / "digits"))
+    assert two["confusion_matrix"] == one["confusion_matrix"]
+    for first, second in zip(one["scores"], two["scores"], strict=True):
+        assert first["num_rows"] == second["num_rows"] == 21
+        for key in ("value", "low", "high"):
+            assert second[key] == pytest.approx(first[key], abs=1e-6)
+
+
+def test_both_processes_hold_equal_weights_after_each_step(place):
+    script = place / "script.py"
+    script.write_text(f"""
+import torch.distributed as dist, torch
+from transformers import TrainingArguments
+from hfxfer import TransferTrainer, data
+import datasets, json
+rows = datasets.Dataset.from_list([json.loads(line) for line in open({str(place / 'tags.jsonl')!r})])
+args = TrainingArguments(output_dir={str(place / 'out')!r}, num_train_epochs=1, per_device_train_batch_size=4, use_cpu=True,
+                         report_to="none", disable_tqdm=True, learning_rate=1e-3, save_strategy="no")
+trainer = TransferTrainer(model={str(place / 'bert')!r}, args=args, train_dataset=rows, eval_dataset=rows, task="token-classification", method="head")
+trainer.train()
+flat = torch.cat([value.flatten().float() for value in trainer.model.state_dict().values()])
+both = [torch.empty_like(flat) for _ in range(2)]
+dist.all_gather(both, flat)
+print("EQUAL", torch.equal(*both), trainer.evaluate()["eval_entity_f1"] is not None)
+dist.destroy_process_group()
+""")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(script)],
+                          capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("EQUAL True True") == 2
+
+
+def test_a_world_that_the_library_does_not_see_is_an_error(place):
+    environment = {**os.environ, "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "-1"}
+    done = subprocess.run([sys.executable, "-m", "hfxfer", "train", "--model", str(place / "net"), "--data", str(place / "digits"), "--output_dir",
+                           str(place / "alone")], capture_output=True, text=True, timeout=200, env=environment)
+    assert done.returncode == 2, done.stderr
+    assert "WORLD_SIZE=2" in done.stderr
+
+
+def test_a_refused_run_is_refused_by_every_process(place):
+    done = torchrun("train", "--model", place / "net", "--data", place / "missing", "--output_dir", place / "none")
+    assert done.returncode != 0 and "missing" in done.stderr and not (place / "none").exists()
+
+
+def test_weights_of_two_processes_are_the_saved_ones(trained, place):
+    assert set(load_file(place / "run" / "model" / "model.safetensors")) >= {"fc.weight", "fc.bias"}
