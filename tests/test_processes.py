@@ -11,7 +11,7 @@ from tiny_models import bert_checkpoint, digits_folder, tag_rows, timm_checkpoin
 
 
 def torchrun(*command, processes=2, **environment):
-    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0", "-m", "hfxfer"]
+    launch = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone", "-m", "hfxfer"]
     return subprocess.run([*launch, *map(str, command)], capture_output=True, text=True, timeout=400,
                           env={**os.environ, "OMP_NUM_THREADS": "1", **environment})
 
@@ -76,7 +76,7 @@ dist.all_gather(both, flat)
 print("EQUAL", torch.equal(*both), trainer.evaluate()["eval_entity_f1"] is not None)
 dist.destroy_process_group()
 """)
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", str(script)],
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)],
                           capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("EQUAL True True") == 2
