@@ -148,8 +148,8 @@ def _continuing(output_dir: str, error: Exception) -> str:
     if not run.exists() or run.is_finished():
         return ""
     if isinstance(error, DivergedError):
-        rate = run.recipe().learning_rate
-        return f"start again with: {run.continuing_command.removesuffix('--resume')}--learning_rate {rate / 10:.1g} --overwrite"
+        lower = float(f"{run.recipe().learning_rate / 10:.1g}")
+        return f"start again with: {run.continuing_command.removesuffix('--resume')}--learning_rate {lower:g} --overwrite"
     return f"continue with: {run.continuing_command}"
 
 

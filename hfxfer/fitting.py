@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hfxfer import console, data, figures, methods, models
+from hfxfer import checkpoints, console, data, figures, methods, models
 from hfxfer.errors import RecipeError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, score_outcomes, write_predictions
 from hfxfer.metrics import METRICS
@@ -41,7 +41,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
-        with models.quiet_libraries():
+        with checkpoints.quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except KeyboardInterrupt:
         console.talk(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}")

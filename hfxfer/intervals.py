@@ -29,10 +29,9 @@ from hfxfer.metrics._counts import class_statistics
 from hfxfer.metrics._counts import effective_rows
 from hfxfer.metrics._counts import ratio
 from hfxfer.metrics._entities import entity_counts
-from hfxfer.metrics._probability_file import ArrayProbabilities
-from hfxfer.metrics._probability_file import Probabilities
-from hfxfer.metrics._probability_file import ProbabilityFile
-from hfxfer.metrics._probability_file import as_probabilities
+from hfxfer.metrics._probability_blocks import ArrayProbabilities
+from hfxfer.metrics._probability_blocks import Probabilities
+from hfxfer.metrics._probability_blocks import as_probabilities
 from hfxfer.metrics._probability_scores import probability_estimates
 from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
@@ -46,7 +45,6 @@ __all__ = [
     "ArrayProbabilities",
     "MultiLabel",
     "Probabilities",
-    "ProbabilityFile",
     "Regression",
     "Score",
     "SingleLabel",
@@ -59,6 +57,8 @@ __all__ = [
 ]
 
 NUM_RESAMPLES = 2000
+FEWEST_RESAMPLES = 2
+"""What the formulas need at least: for callers who want the values alone, and not the limits."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class Score:
 class SingleLabel:
     """references, predictions: (N,) class indices below num_classes.
 
-    probabilities: (N, num_classes), an array or anything with `blocks_of_rows` and `blocks_of_columns` (a
-    ProbabilityFile). None leaves out roc_auc, log_loss and ece.
+    probabilities: (N, num_classes), an array, a memory map, or anything with `blocks_of_rows` and
+    `blocks_of_columns`. None leaves out roc_auc, log_loss and ece.
     """
 
     references: np.ndarray

@@ -7,15 +7,13 @@ transformers and in timm. A body whose weights did not match is an error; new we
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hfxfer import console
+from hfxfer.checkpoints import check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import REGRESSION, Problem, Task
@@ -60,51 +58,13 @@ def load_trained(source: str, task: Task, revision: str | None = None, trust_rem
 
     config = checkpoint_config(source, revision)
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    with _explained(source, task.name), quiet_libraries():
+    with explained(source, task.name), quiet_libraries():
         if is_timm_config(config):
             return _timm_from_pretrained(source, _timm_config(config), common)[0].eval(), _timm_processor(config)
         import transformers
 
         model = getattr(transformers, task.auto_model).from_pretrained(source, dtype=torch.float32, **common)
         return model.eval(), getattr(transformers, task.auto_processor).from_pretrained(source, **common)
-
-
-def check_torch_pair() -> None:
-    """Raise DependencyError, with the pip line that mends it, where torch and torchvision do not belong together."""
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        from hfxfer.doctor import explain_import_error
-
-        raise explain_import_error(error) or error from error
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep transformers' load reports and progress bars off the screen: hfxfer says what matters itself."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def trained_task(config: dict[str, Any], source: str) -> str:
-    """The task that a fine-tuned checkpoint is for, by its config."""
-    if is_timm_config(config):
-        return "image-classification"
-    architecture = (config.get("architectures") or [""])[0]
-    for suffix, name in (("ForImageClassification", "image-classification"), ("ForSequenceClassification", "text-classification"),
-                         ("ForTokenClassification", "token-classification")):
-        if architecture.endswith(suffix):
-            return name
-    raise ModelError(f"{source} holds {architecture or 'no architecture'}, which hfxfer has no task for. Say which: --task TASK")
 
 
 def problem_of(model: Any, task: Task) -> Problem:
@@ -117,54 +77,12 @@ def problem_of(model: Any, task: Task) -> Problem:
     return Problem(problem_type, () if problem_type == REGRESSION else labels)
 
 
-def checkpoint_config(source: str, revision: str | None) -> dict[str, Any]:
-    """The parsed config.json of a local folder or Hub id. Raises ModelError."""
-    folder = Path(source)
-    if folder.is_file():
-        raise ModelError(f"{source} is a weights file: say which network it belongs to with timm's full name, "
-                         "such as --architecture resnet50.tv_in1k")
-    if folder.is_dir():
-        path = folder / "config.json"
-        if not path.is_file():
-            raise ModelError(f"{source} has no config.json. A model folder holds config.json and model.safetensors")
-    else:
-        path = _download_config(source, revision)
-    try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"the config.json of {source} is broken ({error}). Fetch the checkpoint again") from error
-    if not isinstance(config, dict):
-        raise ModelError(f"the config.json of {source} is broken (expected an object). Fetch the checkpoint again")
-    return config
-
-
-def _download_config(source: str, revision: str | None) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelError(f"model folder {source} does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k")
-    try:
-        return hf_hub_download(source, "config.json", revision=revision)
-    except HFValidationError as error:
-        raise ModelError(f"{source!r} is neither a folder nor a Hub id: {error}") from error
-    except Exception as error:  # the client raises raw network errors of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load {source}: it is no local folder, and the Hub gave no config.json for it ({reason}). "
-                         "Check the name, the network, and for a private model: hf auth login") from error
-
-
-def is_timm_config(config: dict[str, Any]) -> bool:
-    """timm's layout, or transformers' wrapper around it."""
-    return config.get("model_type") == "timm_wrapper" or ("architecture" in config and "model_type" not in config)
-
-
 def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
     import torch
     import transformers
 
     common = {"revision": recipe.revision or "main", "trust_remote_code": recipe.trust_remote_code}
-    with _explained(recipe.model, task.name):
+    with explained(recipe.model, task.name):
         settings = transformers.AutoConfig.from_pretrained(recipe.model, **_head_settings(problem), **common)
         same_head = _same_labels(config.get("id2label"), problem)
         model, info = getattr(transformers, task.auto_model).from_pretrained(
@@ -183,7 +101,7 @@ def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Lo
     if task.name != "image-classification":
         raise ModelError(f"{recipe.model} is an image model; task {task.name} needs a checkpoint for it")
     same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
-    with _explained(recipe.model, task.name):
+    with explained(recipe.model, task.name):
         settings = _timm_config(config, **_head_settings(problem))
         model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
     new = _new_weights(model, info, recipe.model)
@@ -239,7 +157,7 @@ def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
     if not known:
         near = timm.list_models(f"*{recipe.architecture.split('.')[0].split('_')[0]}*", pretrained=True)[:3]
         raise ModelError(f"timm has no architecture {recipe.architecture!r}. Give timm's full name, such as {', '.join(near) or 'resnet50.tv_in1k'}")
-    body = _strictly_loaded(recipe)
+    body = strictly_loaded(recipe.model, recipe.architecture)
     pretrained = {key: value for key, value in body.pretrained_cfg.items() if key not in ("file", "num_classes", "state_dict") and value is not None}
     body.reset_classifier(len(problem.labels) or 1)
     config = {"architecture": recipe.architecture.split(".")[0], "pretrained_cfg": pretrained}
@@ -247,34 +165,6 @@ def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
     model.timm_model.load_state_dict(body.state_dict())
     base = {"id": Path(recipe.model).name, "revision": None, "source": "state dict", "architecture": recipe.architecture}
     return Loaded(model, _timm_processor(config), base, sorted(head_names(model)))
-
-
-def _strictly_loaded(recipe: Recipe) -> Any:
-    """timm's network with every weight of the file in it; ModelError with the number of unmatched keys otherwise."""
-    import pickle
-
-    import timm
-    from timm.models import load_state_dict
-
-    try:
-        weights = load_state_dict(recipe.model, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
-        raise ModelError(f"cannot read {recipe.model} as a state dict of tensors ({str(error).splitlines()[0]}). "
-                         "Save model.state_dict() with torch.save or safetensors") from error
-    sizes = [value.shape[0] for value in weights.values() if getattr(value, "ndim", 0) in (1, 2)]
-    num_classes = sizes[-1] if sizes else 1000
-    for classes in (num_classes, 0):
-        try:
-            return timm.create_model(recipe.architecture, pretrained=True, num_classes=classes,
-                                     pretrained_cfg_overlay={"file": recipe.model, "num_classes": classes})
-        except (RuntimeError, KeyError) as error:
-            failure = str(error)
-            if classes and set(re.findall(r'"([^"]+)"', failure)) - {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias",
-                                                                     "head.weight", "head.bias", "head.fc.weight", "head.fc.bias"}:
-                break
-    unmatched = len(re.findall(r'"[^"]+"', failure)) + len(re.findall(r"size mismatch", failure))
-    raise ModelError(f"{recipe.model} does not fit {recipe.architecture}: {unmatched} keys do not match. torchvision's ResNet, VGG, "
-                     "DenseNet and Inception load through timm's converters (resnet50.tv_in1k, vgg16.tv_in1k, …); others do not")
 
 
 def head_names(model: Any) -> set[str]:
@@ -376,28 +266,6 @@ def _settle_padding(loaded: Loaded) -> None:
         console.hint(f"the tokenizer has no padding token: using {tokenizer.pad_token!r}")
     tokenizer.padding_side = "right"
     loaded.model.config.pad_token_id = tokenizer.pad_token_id
-
-
-class _explained:
-    """Turn what transformers raises while loading into a ModelError."""
-
-    def __init__(self, source: str, task_name: str):
-        self.source, self.task_name = source, task_name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, (ModelError, KeyboardInterrupt, MemoryError)):
-            return
-        text = str(error).strip() or type(error).__name__
-        if "Unrecognized configuration class" in text or "Unrecognized processing class" in text:
-            raise ModelError(f"{self.source} does not fit the task {self.task_name}: transformers has no such head for it. "
-                             "Choose another checkpoint, or another --task") from error
-        if "trust_remote_code" in text:
-            raise ModelError(f"{self.source} brings its own code, which hfxfer does not run by itself. "
-                             "Read it, then allow it with --trust_remote_code") from error
-        raise ModelError(f"cannot load {self.source} for {self.task_name}: {text.splitlines()[0][:300]}") from error
 
 
 def settle_lengths(recipe: Recipe, processor: Any, model_config: Any) -> Recipe:

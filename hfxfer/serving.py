@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hfxfer import data, inputs, models, tasks
+from hfxfer import checkpoints, data, inputs, models, tasks
 from hfxfer.errors import RecipeError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, score_outcomes
 from hfxfer.recipe import Recipe
@@ -49,14 +49,14 @@ class FineTuned:
         report = self.run.read_json("data.json") if self.run else None
         rows = data.load_split(source, split, predictor.task.columns, recipe, target, report=report)
         with tempfile.TemporaryDirectory() as folder:
-            outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {split}")
+            outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {rows.name}")
             if int(os.environ.get("RANK", "0")):
                 return None
-            context = {"split": split, "seed": recipe.seed, "dataset": source.name, "revision": source.revision}
+            context = {"split": rows.name, "seed": recipe.seed, "dataset": source.name, "revision": source.revision}
             scores = score_outcomes(predictor, outcomes, context)
             confusion = predictor.task.confusion(outcomes, predictor.problem)
         return scores_object(scores, task=predictor.task.name, problem_type=predictor.problem.problem_type,
-                             labels=predictor.problem.labels, split=split, confusion=confusion)
+                             labels=predictor.problem.labels, split=rows.name, confusion=confusion)
 
 
 def load(source: str | Path | Run, *, task: str | None = None, revision: str | None = None, precision: str = "fp32",
@@ -75,8 +75,8 @@ def load(source: str | Path | Run, *, task: str | None = None, revision: str | N
         run.scores()  # says so where the run is not finished
         recipe, source = run.recipe(), run.model_dir
     source = str(source)
-    config = models.checkpoint_config(source, revision)
-    chosen = tasks.get(task or (recipe.task if recipe else models.trained_task(config, source)))
+    config = checkpoints.checkpoint_config(source, revision)
+    chosen = tasks.get(task or (recipe.task if recipe else checkpoints.trained_task(config, source)))
     model, processor = models.load_trained(source, chosen, revision, trust_remote_code)
     where = device or _best_device()
     check_precision(precision, torch.device(where).type)

@@ -21,6 +21,7 @@ from transformers.trainer_utils import SaveStrategy, speed_metrics
 
 from hfxfer import data, methods, models, tasks
 from hfxfer.batches import EpochBatches, Items
+from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.recipe import Recipe
@@ -192,6 +193,10 @@ class TransferTrainer(Trainer):
         if self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
             self.state.best_global_step = self.state.global_step
         return True
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        with quiet_libraries():
+            super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -11,7 +11,6 @@ import pytest
 
 import hfxfer.metrics
 from hfxfer.intervals import MultiLabel
-from hfxfer.intervals import ProbabilityFile
 from hfxfer.intervals import Regression
 from hfxfer.intervals import SingleLabel
 from hfxfer.intervals import Tags
@@ -121,7 +120,7 @@ def random_tags(rng, num_sentences, error):
 def test_entity_values_equal_the_modules(assert_as_modules):
     references, predictions = random_tags(np.random.default_rng(3), 40, 0.2)
     scores = score_tags(Tags(references, predictions), num_resamples=50)
-    assert assert_as_modules(scores, {"tags": predictions}, references) == of_problem_type("token_classification")
+    assert assert_as_modules(scores, {"tags": predictions}, references) == of_problem_type("tags")
     check_limits(scores)
 
 
@@ -280,28 +279,21 @@ def test_bad_outcomes_are_refused():
 # --- the file of probabilities ------------------------------------------------------------------------------------
 
 
-def test_a_probability_file_gives_the_scores_of_the_array(tmp_path, monkeypatch):
-    from hfxfer.metrics import _probability_file
+def test_a_memory_map_gives_the_scores_of_the_array(tmp_path, monkeypatch):
+    from hfxfer.metrics import _probability_blocks
 
     # Blocks of 3 rows and of 1 column, so that reading in parts is what is tested.
-    monkeypatch.setattr(_probability_file, "BLOCK_VALUES", 15)
+    monkeypatch.setattr(_probability_blocks, "BLOCK_VALUES", 15)
     rng = np.random.default_rng(0)
     references, chances = rng.integers(5, size=32), rng.dirichlet(np.ones(5), 32).astype(np.float32)
-    with ProbabilityFile(tmp_path / "probabilities.f32", 5) as file:
-        for start in range(0, 32, 7):
-            file.append(chances[start : start + 7])
-    assert file.num_rows == 32
-    np.testing.assert_array_equal(np.concatenate([block for _, block in file.blocks_of_rows()]), chances)
-    np.testing.assert_array_equal(np.concatenate([block for _, block in file.blocks_of_columns()], axis=1), chances)
-    assert max(len(block) for _, block in file.blocks_of_rows()) == 3
+    chances.tofile(tmp_path / "probabilities.f32")
+    mapped = np.memmap(tmp_path / "probabilities.f32", np.float32, "r", shape=(32, 5))
+    blocks = _probability_blocks.ArrayProbabilities(mapped)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks.blocks_of_rows()]), chances)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks.blocks_of_columns()], axis=1), chances)
+    assert max(len(block) for _, block in blocks.blocks_of_rows()) == 3
     predictions = chances.argmax(axis=1)
-    assert single(references, predictions, 5, file) == single(references, predictions, 5, chances)
-
-
-def test_a_probability_file_refuses_a_batch_of_another_width(tmp_path):
-    with ProbabilityFile(tmp_path / "probabilities.f32", 3) as file, pytest.raises(ValueError) as error:
-        file.append(np.zeros((2, 4)))
-    assert str(error.value) == "a batch has shape (2, 4); allowed: (rows, 3)."
+    assert single(references, predictions, 5, mapped) == single(references, predictions, 5, chances)
 
 
 def test_importing_the_fast_path_imports_neither_evaluate_nor_datasets():

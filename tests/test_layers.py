@@ -15,9 +15,11 @@ LAYERS = (
     "values", "recipe", "run", "tables_out",
     "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "rows", "inputs", "datareport",
     "data",
+    "metrics._calibration", "metrics._counts", "metrics._placements", "metrics._probabilities", "metrics._probability_blocks",
+    "metrics._regression", "metrics._resampling",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
-    "models", "methods", "batches", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
+    "checkpoints", "models", "methods", "batches", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
     "quickstart",
     "__init__", "flags", "cli", "__main__",
 )

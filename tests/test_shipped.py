@@ -61,6 +61,8 @@ def test_the_wheel_holds_the_package_and_the_licence_and_no_tests(installed):
 def test_an_installation_without_the_folder_says_what_to_do(installed, tmp_path):
     alone = tmp_path / "hfxfer"
     alone.mkdir()
+    # A package of its own: a bare folder would lose against an editable installation.
+    (alone / "__init__.py").touch()
     (alone / "shipped.py").write_bytes((installed / "hfxfer" / "shipped.py").read_bytes())
     ran = run_installed(tmp_path, "from hfxfer.shipped import shipped; shipped('spaces')", tmp_path)
     assert ran.stderr.strip().splitlines()[-1] == (

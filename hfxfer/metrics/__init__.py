@@ -17,7 +17,7 @@ from dataclasses import dataclass
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"
 REGRESSION = "regression"
-TOKENS = "token_classification"
+TOKENS = "tags"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Metric:
 
     needs: what a prediction holds: labels | probabilities | values | tags.
     low, high: the bounds of the value; None where there is none.
-    problem_types: names as in transformers' `config.problem_type`, and token_classification.
+    problem_types: names as in transformers' `config.problem_type`, and tags.
     """
 
     needs: str

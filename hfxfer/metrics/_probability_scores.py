@@ -12,7 +12,7 @@ from hfxfer.metrics._placements import mean_placements
 from hfxfer.metrics._placements import ranked_columns
 from hfxfer.metrics._probabilities import check_probabilities
 from hfxfer.metrics._probabilities import row_losses
-from hfxfer.metrics._probability_file import Probabilities
+from hfxfer.metrics._probability_blocks import Probabilities
 from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
 from hfxfer.metrics._resampling import Estimate

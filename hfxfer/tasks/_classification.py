@@ -56,7 +56,7 @@ class ClassificationTask(Task):
     def score(self, outcomes: Outcomes, problem: Problem, intervals: bool, seed: int) -> list:
         from hfxfer import intervals as statistics
 
-        draws = {"seed": seed, "num_resamples": statistics.NUM_RESAMPLES if intervals else 2}
+        draws = {"seed": seed, "num_resamples": statistics.NUM_RESAMPLES if intervals else statistics.FEWEST_RESAMPLES}
         if problem.problem_type == REGRESSION:
             measured = statistics.Regression(_floats(outcomes.references), _floats(outcomes.answers))
             return statistics.score_regression(measured, **draws)

@@ -125,7 +125,7 @@ class Task:
         raise NotImplementedError
 
     def score(self, outcomes: Outcomes, problem: Problem, intervals: bool, seed: int) -> list[Score]:
-        """All metrics; with `intervals`, each with its 95 % interval, else low and high are None."""
+        """All metrics; with `intervals`, each with its 95 % interval, else low and high mean nothing (training needs values only)."""
         raise NotImplementedError
 
     def confusion(self, outcomes: Outcomes, problem: Problem) -> list[list[int]] | None:

@@ -105,7 +105,7 @@ class TokenClassification(Task):
         from hfxfer import intervals as statistics
 
         measured = statistics.Tags(outcomes.references, outcomes.answers)
-        return statistics.score_tags(measured, problem.labels, seed=seed, num_resamples=statistics.NUM_RESAMPLES if intervals else 2)
+        return statistics.score_tags(measured, problem.labels, seed=seed, num_resamples=statistics.NUM_RESAMPLES if intervals else statistics.FEWEST_RESAMPLES)
 
     def example_rows(self, num_rows: int, seed: int = 0) -> list[dict]:
         """Made-up sentences with one person and one place each."""

@@ -1,0 +1,145 @@
+"""Checkpoints as they lie on the disk or the Hub: reading their config, their state dict, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hfxfer.errors import DependencyError, ModelError
+from hfxfer.optional import require
+
+
+def checkpoint_config(source: str, revision: str | None) -> dict[str, Any]:
+    """The parsed config.json of a local folder or Hub id. Raises ModelError."""
+    folder = Path(source)
+    if folder.is_file():
+        raise ModelError(f"{source} is a weights file: say which network it belongs to with timm's full name, "
+                         "such as --architecture resnet50.tv_in1k")
+    if folder.is_dir():
+        path = folder / "config.json"
+        if not path.is_file():
+            raise ModelError(f"{source} has no config.json. A model folder holds config.json and model.safetensors")
+    else:
+        path = _download_config(source, revision)
+    try:
+        config = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"the config.json of {source} is broken ({error}). Fetch the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"the config.json of {source} is broken (expected an object). Fetch the checkpoint again")
+    return config
+
+
+def _download_config(source: str, revision: str | None) -> str:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
+    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise ModelError(f"model folder {source} does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k")
+    try:
+        return hf_hub_download(source, "config.json", revision=revision)
+    except HFValidationError as error:
+        raise ModelError(f"{source!r} is neither a folder nor a Hub id: {error}") from error
+    except Exception as error:  # the client raises raw network errors of several libraries
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"cannot load {source}: it is no local folder, and the Hub gave no config.json for it ({reason}). "
+                         "Check the name, the network, and for a private model: hf auth login") from error
+
+
+def is_timm_config(config: dict[str, Any]) -> bool:
+    """timm's layout, or transformers' wrapper around it."""
+    return config.get("model_type") == "timm_wrapper" or ("architecture" in config and "model_type" not in config)
+
+
+def trained_task(config: dict[str, Any], source: str) -> str:
+    """The task that a fine-tuned checkpoint is for, by its config."""
+    if is_timm_config(config):
+        return "image-classification"
+    architecture = (config.get("architectures") or [""])[0]
+    for suffix, name in (("ForImageClassification", "image-classification"), ("ForSequenceClassification", "text-classification"),
+                         ("ForTokenClassification", "token-classification")):
+        if architecture.endswith(suffix):
+            return name
+    raise ModelError(f"{source} holds {architecture or 'no architecture'}, which hfxfer has no task for. Say which: --task TASK")
+
+
+def strictly_loaded(weights_file: str, architecture: str) -> Any:
+    """timm's network with every weight of the file in it; ModelError with the number of unmatched keys otherwise."""
+    import pickle
+
+    import timm
+    from timm.models import load_state_dict
+
+    try:
+        weights = load_state_dict(weights_file, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+        raise ModelError(f"cannot read {weights_file} as a state dict of tensors ({str(error).splitlines()[0]}). "
+                         "Save model.state_dict() with torch.save or safetensors") from error
+    sizes = [value.shape[0] for value in weights.values() if getattr(value, "ndim", 0) in (1, 2)]
+    num_classes = sizes[-1] if sizes else 1000
+    for classes in (num_classes, 0):
+        try:
+            return timm.create_model(architecture, pretrained=True, num_classes=classes,
+                                     pretrained_cfg_overlay={"file": weights_file, "num_classes": classes})
+        except (RuntimeError, KeyError) as error:
+            failure = str(error)
+            if classes and set(re.findall(r'"([^"]+)"', failure)) - {"classifier.weight", "classifier.bias", "fc.weight", "fc.bias",
+                                                                     "head.weight", "head.bias", "head.fc.weight", "head.fc.bias"}:
+                break
+    unmatched = len(re.findall(r'"[^"]+"', failure)) + len(re.findall(r"size mismatch", failure))
+    raise ModelError(f"{weights_file} does not fit {architecture}: {unmatched} keys do not match. torchvision's ResNet, VGG, "
+                     "DenseNet and Inception load through timm's converters (resnet50.tv_in1k, vgg16.tv_in1k, …); others do not")
+
+
+def check_torch_pair() -> None:
+    """Raise DependencyError, with the pip line that mends it, where torch and torchvision do not belong together."""
+    try:
+        require("torchvision")
+    except DependencyError:
+        raise
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        from hfxfer.doctor import explain_import_error
+
+        raise explain_import_error(error) or error from error
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep transformers' load reports and progress bars off the screen: hfxfer says what matters itself."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+class explained:
+    """Turn what transformers raises while loading into a ModelError."""
+
+    def __init__(self, source: str, task_name: str):
+        self.source, self.task_name = source, task_name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        if error is None or isinstance(error, (ModelError, KeyboardInterrupt, MemoryError)):
+            return
+        text = str(error).strip() or type(error).__name__
+        if "Unrecognized configuration class" in text or "Unrecognized processing class" in text:
+            raise ModelError(f"{self.source} does not fit the task {self.task_name}: transformers has no such head for it. "
+                             "Choose another checkpoint, or another --task") from error
+        if "trust_remote_code" in text:
+            raise ModelError(f"{self.source} brings its own code, which hfxfer does not run by itself. "
+                             "Read it, then allow it with --trust_remote_code") from error
+        raise ModelError(f"cannot load {self.source} for {self.task_name}: {text.splitlines()[0][:300]}") from error
