@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console
-from hfxfer.errors import EXIT_DONE, DivergedError, HfxferError, RecipeError, RefusedError, exit_code
+from hfxfer.errors import EXIT_DONE, WorkError, HfxferError, RecipeError, RefusedError, exit_code
 from hfxfer.flags import Command, Flag, help_lines, parse
 
 FORMAT = Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))
@@ -147,9 +147,9 @@ def _continuing(output_dir: str, error: Exception) -> str:
     run = Run(output_dir)
     if not run.exists() or run.is_finished():
         return ""
-    if isinstance(error, DivergedError):
-        lower = float(f"{run.recipe().learning_rate / 10:.1g}")
-        return f"start again with: {run.continuing_command.removesuffix('--resume')}--learning_rate {lower:g} --overwrite"
+    if isinstance(error, WorkError) and error.change:
+        changes = " ".join(f"--{name} {value:g}" for name, value in error.change.items())
+        return f"start again with: {run.continuing_command.removesuffix('--resume')}{changes} --overwrite"
     return f"continue with: {run.continuing_command}"
 
 

@@ -36,7 +36,14 @@ class DependencyError(RefusedError, ImportError):
 
 
 class WorkError(HfxferError):
-    """Something failed while work was under way. What was finished is kept."""
+    """Something failed while work was under way. What was finished is kept.
+
+    change: settings with which starting again is worth a try; empty where the same command can go on.
+    """
+
+    def __init__(self, message: str, change: dict[str, float] | None = None):
+        super().__init__(message)
+        self.change = change or {}
 
 
 class DivergedError(WorkError):

@@ -17,7 +17,7 @@ from typing import Any
 from hfxfer import console
 from hfxfer.batches import encode_all
 from hfxfer.data import Split
-from hfxfer.errors import RecipeError
+from hfxfer.errors import RecipeError, WorkError
 from hfxfer.probabilities import ProbabilityStore
 from hfxfer.recipe import Recipe
 from hfxfer.run import Score
@@ -72,15 +72,19 @@ def evaluate_split(predictor: Predictor, split: Split, batch_size: int, store: s
                    what: str = "evaluating") -> tuple[Outcomes, float | None]:
     """Outcomes in the split's order, and the mean loss. Probabilities go to the file `store`, or stay in memory."""
     answers: list[Any] = [None] * split.num_rows
+    came_back = 0
     probabilities = ProbabilityStore(split.num_rows, store)
     losses = []
     for result in run_batches(predictor, split, batch_size, what):
+        came_back += len(result.positions)
         for position, prediction in zip(result.positions, result.predictions):
             answers[position] = prediction.answer
             if prediction.probabilities is not None:
                 probabilities.put(position, prediction.probabilities)
         if result.loss is not None:
             losses.append((result.loss, len(result.positions)))
+    if came_back != split.num_rows and _rank_and_world()[0] == 0:
+        raise WorkError(f"{came_back} of {split.num_rows} rows came back from {_rank_and_world()[1]} processes; no score was computed")
     loss = sum(value * rows for value, rows in losses) / sum(rows for _, rows in losses) if losses else None
     outcomes = Outcomes(split.column(predictor.task.target), answers, probabilities if len(probabilities) else None)
     return outcomes, loss
@@ -129,10 +133,17 @@ def write_predictions(path: Path, predictor: Predictor, split: Split, outcomes: 
     temporary.replace(path)
 
 
+def has_accelerator() -> bool:
+    """True where torch sees a CUDA, ROCm, MPS or XPU device."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+
+
 def check_precision(precision: str, device_type: str) -> None:
     """Raise RecipeError where the device cannot compute in `precision`."""
     if precision == "fp16" and device_type == "cpu":
-        raise RecipeError("precision is 'fp16', which CPUs do not train in; allowed here: auto, fp32, bf16")
+        raise RecipeError("precision is 'fp16', which CPUs do not compute in; allowed here: fp32, bf16")
 
 
 def _jobs(predictor: Predictor, split: Split, batch_size: int) -> list[tuple[list[int], Any]]:

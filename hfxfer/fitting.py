@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from hfxfer import checkpoints, console, data, figures, methods, models
 from hfxfer.errors import RecipeError, WorkError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, score_outcomes, write_predictions
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, score_outcomes, write_predictions
 from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object
 from hfxfer.tasks._task import Problem, Task
-from hfxfer.trainer import EarlyStopping, TransferTrainer
+from hfxfer.trainer import EarlyStopping, TransferTrainer, patience_is_over
 
 NUM_EXAMPLES = 12
 
@@ -30,6 +31,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
     checkpoint = _checkpoint_to_resume(run) if resume else None
+    if checkpoint and recipe.early_stopping_patience:
+        _stay_stopped(args, checkpoint, recipe.early_stopping_patience)
     if trainer.is_world_process_zero():
         run.create()
         run.write_recipe(recipe)
@@ -47,7 +50,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         console.talk(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}")
         raise
     except torch.OutOfMemoryError as error:
-        raise WorkError(f"out of memory: {str(error).splitlines()[0]}. Halve --per_device_train_batch_size") from error
+        raise WorkError(f"out of memory: {str(error).splitlines()[0]}. Halve --per_device_train_batch_size",
+                        change={"per_device_train_batch_size": max(1, args.per_device_train_batch_size // 2)}) from error
     _finish(run, trainer, rows, time.monotonic() - start)
     trainer.accelerator.wait_for_everyone()
     return run
@@ -60,7 +64,8 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "save_total_limit": 2,
         "metric_for_best_model": metric, "greater_is_better": task.greater_is_better(problem),
         "warmup_steps": 0.1, "weight_decay": 0.01, "lr_scheduler_type": "cosine", "logging_steps": 0.02,
-        "disable_tqdm": True, "report_to": "none", "use_cpu": not _has_accelerator(), "log_level": "error",
+        "disable_tqdm": True, "report_to": "none", "use_cpu": not has_accelerator(), "log_level": "error",
+        "dataloader_num_workers": _loader_workers(task),
     }
     settings.update(_following(recipe.training_arguments))
     chosen = str(settings["metric_for_best_model"]).removeprefix("eval_")
@@ -98,8 +103,11 @@ def _following(given: dict[str, Any]) -> dict[str, Any]:
     return {**follow, **given}
 
 
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+def _loader_workers(task: Task) -> int:
+    """Decoding beside an accelerator needs processes of its own; on a CPU they would take the model's cores."""
+    if not task.encode_on_access or not has_accelerator():
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def _trainer(args: TrainingArguments, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
@@ -133,6 +141,13 @@ def _checkpoint_to_resume(run: Run) -> Path | None:
         console.talk(f"passing over {path}: it was cut short")
     console.talk("no complete checkpoint: starting from the beginning")
     return None
+
+
+def _stay_stopped(args: TrainingArguments, checkpoint: Path, patience: int) -> None:
+    """Where early stopping had ended the training before it was cut short, resuming only writes the Run."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    if patience_is_over(state.log_history, args, patience):
+        args.max_steps = state.global_step
 
 
 def _kept(run: Run) -> str:

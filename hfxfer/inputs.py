@@ -135,8 +135,9 @@ def _tables_of(data: Any) -> list[Table]:
 
 
 def _under_roles(table: Table, roles: dict[str, Column], said: dict[str, str]) -> Table:
-    """The table's input columns under their roles; a column that already has the role's name is taken first."""
-    named = {role: role for role in roles if role in table.columns and role not in said}
+    """The table's input columns under their roles; the role's own name is taken before a look at types."""
+    named = {role: role for role, column in roles.items()
+             if role in table.columns and role not in said and not set(column.names) & set(table.columns)}
     matched = match_columns(table, roles, {**named, **said}, "the inputs")
     cells = {role: tables.whole(table.columns[name]) if roles[role].kind != "image" else table.columns[name]
              for role, name in matched.items()}

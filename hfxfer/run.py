@@ -16,7 +16,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,9 @@ class Run:
     def write_recipe(self, recipe: Recipe) -> None:
         """Complete to the root, without any path to model/."""
         write_text(self.model_dir / "recipe.yaml", recipe.shareable().to_yaml())
-        write_text(self.folder / "recipe.yaml", recipe.to_yaml())
+        # Absolute, so that the recipe goes on from whatever folder it is called in.
+        complete = replace(recipe, output_dir=os.path.abspath(recipe.output_dir))
+        write_text(self.folder / "recipe.yaml", complete.to_yaml())
 
     def read_json(self, name: str) -> Any:
         """data.json, base.json or environment.json. Raises RunError where it is missing or broken."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from hfxfer import checkpoints, data, inputs, models, tasks
 from hfxfer.errors import RecipeError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, score_outcomes
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, predict_split, score_outcomes
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, scores_object
 
@@ -25,13 +25,19 @@ class FineTuned:
     def labels(self) -> tuple[str, ...]:
         return self.predictor.problem.labels
 
+    def _columns(self) -> dict[str, data.Column]:
+        """The task's roles; the columns that the Run was trained on are the first names that each is looked for under."""
+        roles = self.predictor.task.columns
+        trained = self.run.read_json("data.json")["columns"] if self.run else {}
+        return {role: dataclasses.replace(column, names=(trained[role], *column.names)) if role in trained else column
+                for role, column in roles.items()}
+
     def predict(self, rows: Any, *, columns: dict[str, str] | None = None, batch_size: int = 32) -> list[dict[str, Any]]:
         """One record a row: `input`, then `label, score, score_<label>…`, `labels`, `value` or `entities`.
 
         rows: one or a list of paths, texts, PIL images or dicts by column; a Dataset; a DataFrame.
         """
-        task = self.predictor.task
-        split = inputs.load_inputs(rows, task.columns, columns or {})
+        split = inputs.load_inputs(rows, self._columns(), columns or {})
         return predict_split(self.predictor, split, batch_size)
 
     def evaluate(self, dataset: Any, *, split: str = "test", columns: dict[str, str] | None = None, batch_size: int = 64,
@@ -43,11 +49,11 @@ class FineTuned:
         """
         predictor = self.predictor
         recipe = dataclasses.replace(predictor.recipe, data="given", output_dir=os.devnull, **settings)
-        recipe = dataclasses.replace(recipe, columns={**recipe.columns, **(columns or {})})
+        recipe = dataclasses.replace(recipe, columns=columns or {})
         target = data.Target(predictor.problem.problem_type, predictor.problem.labels)
         source = data.read_source(dataset, recipe)
         report = self.run.read_json("data.json") if self.run else None
-        rows = data.load_split(source, split, predictor.task.columns, recipe, target, report=report)
+        rows = data.load_split(source, split, self._columns(), recipe, target, report=report)
         with tempfile.TemporaryDirectory() as folder:
             outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {rows.name}")
             if int(os.environ.get("RANK", "0")):
@@ -95,7 +101,8 @@ def evaluate(source: str | Path | Run, dataset: Any, *, split: str = "test", pre
 
 
 def _best_device() -> str:
-    """The accelerator of this process, or the CPU; starts the process group of torchrun."""
+    """The accelerator of this process, or the CPU; joins the process group of torchrun."""
     from accelerate import PartialState
 
-    return str(PartialState().device)
+    # Without cpu=True accelerate does not join torchrun's processes on a machine without accelerator (1.15).
+    return str(PartialState(cpu=not has_accelerator()).device)

@@ -145,9 +145,10 @@ class TransferTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict, num_items_in_batch: Any = None) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss).all():
-            rate = self.lr_scheduler.get_last_lr()[0]
+            rate, lower = self.lr_scheduler.get_last_lr()[0], float(f"{self.args.learning_rate / 10:.1g}")
             raise DivergedError(f"the loss became {float(loss)} at step {self.state.global_step + 1} (learning rate {rate:.2g}). "
-                                f"Try a lower --learning_rate (such as {rate / 10:.1g}), a longer --warmup_steps, or --precision fp32")
+                                f"Try a lower --learning_rate (such as {lower:g}), a longer --warmup_steps, or --precision fp32",
+                                change={"learning_rate": lower})
         return loss
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -231,15 +232,20 @@ def best_evaluation(log_history: list[dict], args: TrainingArguments) -> dict | 
     return max(found, key=lambda entry: (sign * entry[key], -entry.get("eval_loss", 0.0), -entry["step"]), default=None)
 
 
+def patience_is_over(log_history: list[dict], args: TrainingArguments, patience: int) -> bool:
+    """True after `patience` evaluations without a better one."""
+    best = best_evaluation(log_history, args)
+    return best is not None and sum(metric_key(args) in entry and entry["step"] > best["step"] for entry in log_history) >= patience
+
+
 class EarlyStopping(TrainerCallback):
-    """Stop after `patience` evaluations without a better one. Reads the log, so that a resumed run stops where it would have."""
+    """Stops by the log alone, so that a resumed run stops where it would have."""
 
     def __init__(self, patience: int):
         self.patience = patience
 
     def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
-        best = best_evaluation(state.log_history, args)
-        if best and sum(metric_key(args) in entry and entry["step"] > best["step"] for entry in state.log_history) >= self.patience:
+        if patience_is_over(state.log_history, args, self.patience):
             control.should_training_stop = True
 
 

@@ -23,12 +23,11 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     Give a Recipe, or its fields by keyword; `data` may be a Dataset, DatasetDict or DataFrame here.
     Raises RefusedError (nothing was done) or WorkError (what was finished is kept).
     """
-    source = settings.get("data", None if recipe is None else recipe.data)
-    if recipe is None:
-        recipe = Recipe.from_settings({**settings, "data": source if isinstance(source, (str, Path)) else "given in Python"})
-    elif settings:
-        recipe = dataclasses.replace(recipe, **{**settings, "data": recipe.data})
-    recipe = _with_full_paths(recipe.check())
+    settings = {**(recipe.to_dict() if recipe else {}), **settings}
+    source = settings.get("data")
+    if source is not None and not isinstance(source, (str, Path)):
+        settings["data"] = "given in Python"
+    recipe = _with_full_paths(Recipe.from_settings(settings))
     run = Run(recipe.output_dir)
     if console.is_main_process():
         run.claim(overwrite=overwrite, resume=resume)
@@ -98,9 +97,9 @@ def _learning_rate(method: str, model: Any, size: int) -> float:
 def _precision(recipe: Recipe) -> str:
     import torch
 
-    asked = [name for name in ("bf16", "fp16") if recipe.training_arguments.get(name)]
+    asked = {name: recipe.training_arguments[name] for name in ("bf16", "fp16") if name in recipe.training_arguments}
     if asked:
-        return asked[0]
+        return next((name for name, wanted in asked.items() if wanted), "fp32")
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 

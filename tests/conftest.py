@@ -19,6 +19,8 @@ os.environ |= {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "MPLBACKEND": "Agg",
     "TOKENIZERS_PARALLELISM": "false",
+    # The networks here are tiny: a second thread gains nothing, and costs tenfold where another process has the core.
+    "OMP_NUM_THREADS": "1",
 }
 
 

@@ -246,7 +246,7 @@ def test_a_failure_in_work_ends_with_1_and_the_command_that_continues(monkeypatc
     found = failing(monkeypatch, WorkError("disk full"))
     assert (found.code, found.out) == (1, "")
     assert found.err == "error: disk full\ncontinue with: hfxfer train runs/failing/recipe.yaml --resume\n"
-    found = failing(monkeypatch, DivergedError("the loss became nan"))
+    found = failing(monkeypatch, DivergedError("the loss became nan", change={"learning_rate": 0.0001}))
     assert found.err == ("error: the loss became nan\n"
                          "start again with: hfxfer train runs/failing/recipe.yaml --learning_rate 0.0001 --overwrite\n")
     found = failing(monkeypatch, RuntimeError("odd"))
@@ -407,7 +407,7 @@ def test_train_emits_one_object_and_names_the_next_command(trained):
 
 def test_the_saved_recipe_is_a_recipe_and_flags_win_over_it(trained, here):
     recipe = "runs/a b/recipe.yaml"
-    assert refused("train", recipe).startswith("runs/a b holds another run.")
+    assert refused("train", recipe).startswith(f"{Path('runs/a b').absolute()} holds another run.")
     assert refused("train", recipe, "--output_dir", "bad", "--data", "no/where/at/all").find("no/where/at/all") >= 0
     assert refused("train", recipe, "--learning_rat", "1", "--seed=-1") == (
         "2 settings are wrong:\n  - seed is '-1'; allowed: whole number ≥ 0 and ≤ 4294967295\n"

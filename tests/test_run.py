@@ -1,5 +1,6 @@
 """The Run folder: what it refuses, and what it gives back."""
 
+import dataclasses
 import json
 import os
 
@@ -133,7 +134,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path):
 # --- recipe and JSON --------------------------------------------------------------------------------------------------
 
 def test_the_recipe_is_complete_at_the_root_and_without_paths_in_the_model(run):
-    assert run.recipe() == RECIPE
+    assert run.recipe() == dataclasses.replace(RECIPE, output_dir=os.path.abspath(RECIPE.output_dir))
     assert Recipe.from_yaml(run.model_dir / "recipe.yaml") == Recipe(model="m", data="d", learning_rate=0.1)
 
 

@@ -177,7 +177,8 @@ def test_several_labels_train_and_predict(place):
     run = hfxfer.train(model=str(place / "bert"), data=str(place / "several.jsonl"), output_dir=str(place / "several"), num_train_epochs=8,
                        learning_rate=5e-3, per_device_train_batch_size=8)
     assert run.score("f1_micro").value > 0.7 and run.scores()["confusion_matrix"] is None
-    assert hfxfer.load(run).predict("good bad day")[0]["labels"] == ["bad", "good"]
+    record = hfxfer.load(run).predict("good bad day")[0]
+    assert record["labels"] == [name for name in ("bad", "good") if record[f"score_{name}"] >= 0.5]
 
 
 def test_python_data_sets_train(place):
@@ -192,7 +193,7 @@ def test_settings_that_training_arguments_refuse_are_a_recipe_error(place):
     with pytest.raises(RecipeError, match="TrainingArguments refuse"):
         hfxfer.train(model=str(place / "net"), data=str(place / "digits"), output_dir=str(place / "x"), eval_strategy="steps",
                      save_strategy="epoch")
-    with pytest.raises(RecipeError, match="precision is 'fp16', which CPUs do not train in"):
+    with pytest.raises(RecipeError, match="precision is 'fp16', which CPUs do not compute in"):
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU, which trains in fp16")
         hfxfer.train(model=str(place / "net"), data=str(place / "digits"), output_dir=str(place / "x"), precision="fp16")
@@ -203,3 +204,26 @@ def test_a_refused_run_leaves_no_folder(place):
     with pytest.raises(DataError):
         hfxfer.train(model=str(place / "net"), data=str(place / "nothing"), output_dir=str(place / "none"))
     assert not (place / "none").exists()
+
+
+def test_a_run_that_had_stopped_early_is_only_finished_by_resuming(place):
+    settings = dict(model=str(place / "bert"), data=str(place / "texts.jsonl"), num_train_epochs=20, early_stopping_patience=2,
+                    learning_rate=1e-9, per_device_train_batch_size=8, metric_for_best_model="accuracy")
+    run = hfxfer.train(**settings, output_dir=str(place / "stopped"))
+    end = run.history()[-1]
+    assert end["stopped_early"] and end["step"] < 20 * 8
+    before = weights(run)
+    (run.model_dir / "scores.json").unlink()
+    resumed = hfxfer.train(hfxfer.Recipe.from_yaml(run.folder / "recipe.yaml"), resume=True)
+    assert resumed.history()[-1]["step"] == end["step"]
+    assert all(torch.equal(before[name], value) for name, value in weights(resumed).items())
+
+
+def test_columns_named_in_training_are_found_again(place):
+    rows = [{"headline": row["text"], "verdict": row["label"], "text": "something else"} for row in text_rows(60)]
+    write_jsonl(place / "columns.jsonl", rows)
+    run = hfxfer.train(model=str(place / "bert"), data=str(place / "columns.jsonl"), output_dir=str(place / "columns"), num_train_epochs=1,
+                       columns={"text": "headline", "label": "verdict"})
+    write_jsonl(place / "new.jsonl", [{"headline": "good day", "text": "bad film"}])
+    assert hfxfer.load(run).predict(str(place / "new.jsonl"))[0]["input"] == "good day"
+    assert hfxfer.evaluate(run, str(place / "columns.jsonl"))["scores"][0]["num_rows"] == run.score("accuracy").num_rows
