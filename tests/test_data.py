@@ -148,7 +148,7 @@ def test_scripts_cut_nothing():
 
 def test_too_few_rows_to_cut_are_refused():
     assert refusal([{"text": "x", "label": "a"}, {"text": "y", "label": "b"}]) == (
-        "2 rows are too few to cut test from train. Give more rows, or give a test split")
+        "2 rows (2 different ones) are too few to cut test from train. Give more rows, or give a test split")
 
 
 def test_a_group_stays_in_one_split():
