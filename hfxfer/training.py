@@ -12,7 +12,7 @@ from hfxfer import console, data, models, tasks
 from hfxfer.errors import RecipeError, RunError
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run
-from hfxfer.tasks._task import REGRESSION, Problem, Task
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
 EXAMPLE_ROWS = 60
 
@@ -64,6 +64,8 @@ def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loade
     if problem.problem_type == REGRESSION and models.last_linear(loaded.model).bias is None:
         # Without a bias in the last layer there is nothing to fold the mean into.
         problem = dataclasses.replace(problem, target_mean=0.0)
+    if problem.problem_type == MULTI_LABEL and loaded.new_weights:
+        models.start_at_label_rates(loaded.model, problem, rows.train.column(task.target))
     recipe = models.settle_lengths(recipe, loaded.processor, loaded.model.config)
     size = sum(parameter.numel() for parameter in loaded.model.parameters())
     chosen: dict[str, Any] = {}

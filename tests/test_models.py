@@ -199,6 +199,14 @@ def test_frozen_bert_trains_pooler_and_classifier_without_dropout_in_the_body(tm
     assert model.dropout.training
 
 
+def test_a_multi_label_head_starts_at_the_rates_of_its_labels(tmp_path):
+    problem = Problem("multi_label_classification", ("a", "b", "c"))
+    model = models.load(TEXT, recipe(bert_checkpoint(tmp_path / "bert")), problem).model
+    models.start_at_label_rates(model, problem, [["a"], ["a", "b"], ["a"], []])
+    # (counts 3, 1, 0 + 0.5) / 5 as log-odds.
+    assert model.classifier.bias.tolist() == pytest.approx([0.8473, -0.8473, -2.1972], abs=1e-4)
+
+
 def test_regression_is_folded_into_the_users_units(tmp_path):
     problem = Problem("regression", (), target_mean=50.0, target_scale=4.0)
     model = models.load(TEXT, recipe(bert_checkpoint(tmp_path / "bert")), problem).model.eval()
