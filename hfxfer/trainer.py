@@ -8,7 +8,7 @@ their columns. A given `compute_metrics` keeps Trainer's own evaluation.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import inspect
 import time
 from typing import Any
@@ -50,8 +50,10 @@ class TransferTrainer(Trainer):
         elif isinstance(given.get("model"), str):
             raise ModelError(f"model is the name {given['model']!r}, which needs a task: "
                              f"TransferTrainer(…, task='image-classification'). Tasks: {', '.join(tasks.names())}")
-        if given.get("model") is not None and method != "full":
+        if given.get("model") is not None:
             methods.apply(method, given["model"])
+        elif given.get("model_init") is not None:
+            given["model_init"] = _with_method(given["model_init"], method)
         super().__init__(**given)
         self.add_callback(_EpochTeller(self))
 
@@ -97,9 +99,12 @@ class TransferTrainer(Trainer):
         if isinstance(given.get("train_dataset"), data.Split):
             given["train_dataset"] = Items(self.task, given["train_dataset"], processor, self.problem, self.recipe, training=True)
         given["data_collator"] = Collator(self.task, processor)
-        # Items carry keys that forward does not take (dropped by the collator), so Trainer must not filter them.
-        given["args"] = dataclasses.replace(given["args"], remove_unused_columns=False) \
-            if given["args"].remove_unused_columns else given["args"]
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
+        """hfxfer's own collator drops what forward does not take, after it has used it."""
+        if isinstance(data_collator, Collator):
+            return data_collator
+        return super()._get_collator_with_removed_columns(data_collator, description)
 
     def get_train_dataloader(self) -> DataLoader:
         if not isinstance(self.train_dataset, Items):
@@ -118,12 +123,16 @@ class TransferTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
-        chosen = self.eval_dataset[chosen] if isinstance(chosen, str) and isinstance(self.eval_dataset, dict) else chosen
-        return super().get_eval_dataloader(self._plain_items(chosen))
+        return super().get_eval_dataloader(self._plain_items(self._named(eval_dataset)))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         return super().get_test_dataloader(self._plain_items(test_dataset))
+
+    def _named(self, eval_dataset: Any) -> Any:
+        """The evaluation data: given, the trainer's own, or that of a name where the trainer has several."""
+        if isinstance(eval_dataset, str) and isinstance(self.eval_dataset, dict):
+            return self.eval_dataset[eval_dataset]
+        return self.eval_dataset if eval_dataset is None else eval_dataset
 
     def _plain_items(self, dataset: Any) -> Any:
         if self.problem is None or isinstance(dataset, Items):
@@ -153,7 +162,7 @@ class TransferTrainer(Trainer):
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """As Trainer's; raw rows are scored by the task: loss and every metric of the whole set."""
-        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        chosen = self._named(eval_dataset)
         if not self.scores_rows or isinstance(chosen, dict):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if chosen is None:
@@ -219,6 +228,17 @@ class Collator:
     def __call__(self, items: list[dict]) -> dict[str, Any]:
         batch = self.task.collate(items, self.processor)
         return {key: value for key, value in batch.items() if not key.startswith("_")}
+
+
+def _with_method(model_init: Any, method: str) -> Any:
+    """The same function, its models frozen as the method says. Keeps the number of arguments, which Trainer looks at."""
+    @functools.wraps(model_init)
+    def made(*trial: Any) -> Any:
+        model = model_init(*trial)
+        methods.apply(method, model)
+        return model
+
+    return made
 
 
 def metric_key(args: TrainingArguments) -> str:

@@ -208,3 +208,26 @@ def test_early_stopping_counts_evaluations_without_a_better_one():
         EarlyStopping(2).on_evaluate(args, types.SimpleNamespace(log_history=log[:end]), control)
         stops.append(control.should_training_stop)
     assert stops == [False, False, False, True]
+
+
+def test_several_evaluation_sets_are_scored_by_name(tmp_path):
+    rows = images()
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows,
+                              eval_dataset={"all": rows, "few": rows.select(range(4))}, task="image-classification")
+    metrics = trainer.evaluate()
+    assert {"eval_all_accuracy", "eval_few_accuracy"} <= set(metrics)
+    assert trainer.evaluate("few")["eval_accuracy"] == metrics["eval_few_accuracy"]
+
+
+def test_model_init_gets_the_method_and_args_stay_the_callers(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    rows = datasets.Dataset.from_list(text_rows(16))
+    args = arguments(tmp_path / "out", eval_strategy="no", num_train_epochs=1)
+    names = {0: "bad", 1: "good"}
+    trainer = TransferTrainer(model_init=lambda: AutoModelForSequenceClassification.from_pretrained(
+        folder, id2label=names, label2id={name: index for index, name in names.items()}), args=args, train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(folder), task="text-classification", method="head")
+    assert trainer.args is args and args.remove_unused_columns
+    trainer.train()
+    trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
+    assert trained == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}

@@ -34,15 +34,15 @@ class ClassificationTask(Task):
         return (float(value) - problem.target_mean) / problem.target_scale
 
     def decode(self, outputs: Any, batch: dict[str, Any], processor: Any, problem: Problem) -> list[Prediction]:
-        logits = outputs.logits.float()
+        logits = outputs.logits.detach().float().cpu()
         if problem.problem_type == REGRESSION:
             values = logits[:, 0].double() * problem.target_scale + problem.target_mean
             return [Prediction(value) for value in values.tolist()]
         if problem.problem_type == MULTI_LABEL:
-            probabilities = logits.sigmoid().cpu().numpy()
+            probabilities = logits.sigmoid().numpy()
             return [Prediction([name for name, p in zip(problem.labels, row) if p >= MULTI_LABEL_THRESHOLD], row)
                     for row in probabilities]
-        probabilities = logits.softmax(-1).cpu().numpy()
+        probabilities = logits.softmax(-1).numpy()
         return [Prediction(problem.labels[row.argmax()], row) for row in probabilities]
 
     def record(self, prediction: Prediction, row: dict, problem: Problem) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class TokenClassification(Task):
     def decode(self, outputs: Any, batch: dict[str, Any], processor: Any, problem: Problem) -> list[Prediction]:
         import numpy as np
 
-        probabilities = outputs.logits.float().softmax(-1).cpu().numpy()
+        probabilities = outputs.logits.detach().float().softmax(-1).cpu().numpy()
         # A word that gave no sub-token at all (a lone control character) stays outside every entity.
         outside = problem.labels.index("O") if "O" in problem.labels else 0
         found: dict[int, np.ndarray] = {}
