@@ -68,12 +68,12 @@ def run_batches(predictor: Predictor, split: Split, batch_size: int, what: str =
         predictor.model.train(was_training)
 
 
-def evaluate_split(predictor: Predictor, split: Split, batch_size: int, store: str | Path | None = None,
+def evaluate_split(predictor: Predictor, split: Split, batch_size: int, folder: str | Path | None = None,
                    what: str = "evaluating") -> tuple[Outcomes, float | None]:
-    """Outcomes in the split's order, and the mean loss. Probabilities go to the file `store`, or stay in memory."""
+    """Outcomes in the split's order, and the mean loss. Probabilities go to a temporary file in `folder`."""
     answers: list[Any] = [None] * split.num_rows
     came_back = 0
-    probabilities = ProbabilityStore(split.num_rows, store)
+    probabilities = ProbabilityStore(split.num_rows, folder)
     losses = []
     for result in run_batches(predictor, split, batch_size, what):
         came_back += len(result.positions)

@@ -8,8 +8,8 @@ from typing import Any
 INK, TRAIN, VALIDATION = "#222222", "#8a8f98", "#d9480f"
 
 
-def learning_curve(history: list[dict[str, Any]], path: Path) -> None:
-    """Training loss, validation loss and the validation metric that chose the checkpoint, by epoch."""
+def learning_curve(history: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Training loss, validation loss and `metric` on validation, by epoch."""
     pyplot = _pyplot()
     logs = [(event["epoch"], event["loss"]) for event in history if event["type"] == "log" and "loss" in event]
     evals = [event for event in history if event["type"] == "eval"]
@@ -21,10 +21,10 @@ def learning_curve(history: list[dict[str, Any]], path: Path) -> None:
         left.plot(*zip(*losses), color=VALIDATION, marker="o", label="validation")
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
     left.legend(frameon=False)
-    name = next((key for key in ("eval_accuracy", "eval_f1_micro", "eval_entity_f1", "eval_rmse") for event in evals if key in event), None)
-    if name:
-        right.plot([event["epoch"] for event in evals], [event[name] for event in evals], color=VALIDATION, marker="o")
-        right.set(xlabel="epoch", ylabel=f"validation {name.removeprefix('eval_').replace('_', ' ')}")
+    measured = [(event["epoch"], event[f"eval_{metric}"]) for event in evals if f"eval_{metric}" in event]
+    if measured:
+        right.plot(*zip(*measured), color=VALIDATION, marker="o")
+        right.set(xlabel="epoch", ylabel=f"validation {metric.replace('_', ' ')}")
     else:
         right.set_axis_off()
     _save(figure, path)

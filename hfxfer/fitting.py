@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -162,15 +161,13 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float)
     if trainer.is_world_process_zero():
         models.save(model, trainer.processing_class, run.model_dir)
     predictor = Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
-    with tempfile.TemporaryDirectory(dir=run.folder) as folder:
-        store = Path(folder) / f"probabilities.{trainer.args.process_index}"
-        outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, store, "scoring the test split")
-        if not trainer.is_world_process_zero():
-            return
-        context = {"split": "test", "seed": trainer.recipe.seed, "dataset": rows.source, "revision": rows.revision}
-        scores = score_outcomes(predictor, outcomes, context)
-        write_predictions(run.predictions_path, predictor, rows.test, outcomes)
-        confusion = predictor.task.confusion(outcomes, problem)
+    outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, run.folder, "scoring the test split")
+    if not trainer.is_world_process_zero():
+        return
+    context = {"split": "test", "seed": trainer.recipe.seed, "dataset": rows.source, "revision": rows.revision}
+    scores = score_outcomes(predictor, outcomes, context)
+    write_predictions(run.predictions_path, predictor, rows.test, outcomes)
+    confusion = predictor.task.confusion(outcomes, problem)
     _write_results(run, predictor, rows, scores, confusion)
     best = trainer.state.best_metric
     run.append_event({"type": "end", "step": trainer.state.global_step, "epoch": trainer.state.epoch, "seconds": round(seconds, 3),
@@ -184,7 +181,7 @@ def _write_results(run: Run, predictor: Predictor, rows: data.Rows, scores: list
     from hfxfer.run import write_text
 
     problem = predictor.problem
-    figures.learning_curve(run.history(), run.figures_dir / "learning_curve.png")
+    figures.learning_curve(run.history(), predictor.task.primary_metric(problem), run.figures_dir / "learning_curve.png")
     if confusion is not None:
         figures.confusion_matrix(confusion, problem.labels, run.figures_dir / "confusion_matrix.png")
     _write_examples(run, predictor, rows.test)

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 
 class ProbabilityStore:
-    """(classes,) or (tokens, classes) float32 for each of `num_rows` rows.
+    """(classes,) or (tokens, classes) float32 for each of `num_rows` rows, 4 bytes a value in a file without a name.
 
-    With `path` they lie in a file of raw float32, 4 bytes × rows × classes; without, in memory.
+    folder: where the file lies; the system's folder for temporary files by default.
     """
 
-    def __init__(self, num_rows: int, path: str | Path | None = None):
+    def __init__(self, num_rows: int, folder: str | Path | None = None):
         self.num_rows = num_rows
-        self.is_ragged = False
         self.num_classes = 0
-        self._path = path
-        self._file = open(path, "w+b") if path else None
-        self._rows: dict[int, np.ndarray] = {}
+        self.is_ragged = False
+        self._file = tempfile.TemporaryFile(dir=folder)
         self._places: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._end = 0
         self._count = 0
@@ -31,10 +30,7 @@ class ProbabilityStore:
         values = np.ascontiguousarray(values, dtype=np.float32)
         self.is_ragged, self.num_classes = values.ndim > 1, values.shape[-1]
         self._count += 1
-        if self._file is None:
-            self._rows[position] = values
-            return
-        # Rows of one size lie at their own place, so that a block of rows is one read.
+        # Rows of one size lie at their own place, so that all of them are one array.
         start = self._end if self.is_ragged else position * values.nbytes
         self._file.seek(start)
         self._file.write(values.tobytes())
@@ -43,19 +39,12 @@ class ProbabilityStore:
             self._end = start + values.nbytes
 
     def row(self, position: int) -> np.ndarray:
-        if self._file is None:
-            return self._rows[position]
         start, shape = self._places[position] if self.is_ragged else (position * self.num_classes * 4, (self.num_classes,))
-        return self._read(start, shape)
-
-    def array(self) -> np.ndarray:
-        """(rows, classes), a read-only memory map where they lie on disk; only for rows of one size."""
-        if self._file is None:
-            return np.stack([self._rows[position] for position in range(self.num_rows)])
-        self._file.flush()
-        return np.memmap(self._file, np.float32, "r", shape=(self.num_rows, self.num_classes))
-
-    def _read(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
         self._file.flush()
         self._file.seek(start)
         return np.frombuffer(self._file.read(4 * int(np.prod(shape))), dtype=np.float32).reshape(shape)
+
+    def array(self) -> np.ndarray:
+        """(rows, classes), a read-only memory map; only for rows of one size."""
+        self._file.flush()
+        return np.memmap(self._file, np.float32, "r", shape=(self.num_rows, self.num_classes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,12 @@ class FineTuned:
         source = data.read_source(dataset, recipe)
         report = self.run.read_json("data.json") if self.run else None
         rows = data.load_split(source, split, self._columns(), recipe, target, report=report)
-        with tempfile.TemporaryDirectory() as folder:
-            outcomes, _ = evaluate_split(predictor, rows, batch_size, Path(folder) / "probabilities", f"evaluating {rows.name}")
-            if int(os.environ.get("RANK", "0")):
-                return None
-            context = {"split": rows.name, "seed": recipe.seed, "dataset": source.name, "revision": source.revision}
-            scores = score_outcomes(predictor, outcomes, context)
-            confusion = predictor.task.confusion(outcomes, predictor.problem)
+        outcomes, _ = evaluate_split(predictor, rows, batch_size, what=f"evaluating {rows.name}")
+        if int(os.environ.get("RANK", "0")):
+            return None
+        context = {"split": rows.name, "seed": recipe.seed, "dataset": source.name, "revision": source.revision}
+        scores = score_outcomes(predictor, outcomes, context)
+        confusion = predictor.task.confusion(outcomes, predictor.problem)
         return scores_object(scores, task=predictor.task.name, problem_type=predictor.problem.problem_type,
                              labels=predictor.problem.labels, split=rows.name, confusion=confusion)
 

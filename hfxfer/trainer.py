@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import time
 from typing import Any
 
@@ -179,7 +180,8 @@ class TransferTrainer(Trainer):
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
         predictor = Predictor(self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem,
                               self.recipe, precision)
-        outcomes, loss = evaluate_split(predictor, split, self.args.eval_batch_size)
+        folder = self.args.output_dir if os.path.isdir(self.args.output_dir) else None
+        outcomes, loss = evaluate_split(predictor, split, self.args.eval_batch_size, folder)
         if not self.is_world_process_zero():
             return {}
         scores = self.task.score(outcomes, self.problem, intervals=False, seed=self.args.seed)

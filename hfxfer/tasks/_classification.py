@@ -93,10 +93,13 @@ def _indices(names, labels):
 
 
 def _multi_hot(rows, labels):
+    """(rows, labels) of 0/1 as a memory map, so that memory does not grow with rows × labels."""
+    import tempfile
+
     import numpy as np
 
     position = {name: index for index, name in enumerate(labels)}
-    marks = np.zeros((len(rows), len(labels)), dtype=np.uint8)
+    marks = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=(len(rows), len(labels)))
     for index, names in enumerate(rows):
         marks[index, [position[name] for name in names]] = 1
     return marks

@@ -1,0 +1,88 @@
+"""The one inference path: order, files on disk, and rows that must all come back."""
+
+import numpy as np
+import pytest
+from tiny_models import bert_checkpoint, text_rows
+
+from hfxfer import data, evaluation, models, tasks
+from hfxfer.errors import RecipeError, WorkError
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, run_batches, write_predictions
+from hfxfer.probabilities import ProbabilityStore
+from hfxfer.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    task = tasks.get("text-classification")
+    recipe = Recipe(model=str(bert_checkpoint(tmp_path_factory.mktemp("bert"))), data="d", max_length=32)
+    rows = data.load_rows({"train": text_rows(30)}, task.columns, recipe, cut=False)
+    problem = task.problem(rows.target, rows.train)
+    loaded = models.load(task, recipe, problem)
+    return Predictor(task, loaded.model, loaded.processor, problem, recipe), rows.train
+
+
+def test_batches_are_sorted_by_length_and_answers_come_in_the_rows_order(prepared):
+    predictor, split = prepared
+    results = list(run_batches(predictor, split, 7))
+    lengths = [max(len(split[position]["text"].split()) for position in result.positions) for result in results]
+    assert lengths == sorted(lengths, reverse=True)
+    assert sorted(position for result in results for position in result.positions) == list(range(30))
+    records = predict_split(predictor, split, 7)
+    assert [record["input"] for record in records] == split.column("text")
+
+
+def test_the_size_of_batches_changes_nothing(prepared):
+    predictor, split = prepared
+    one, many = (predict_split(predictor, split, size) for size in (1, 30))
+    for first, second in zip(one, many):
+        assert first["label"] == second["label"] and first["score"] == pytest.approx(second["score"], abs=1e-6)
+
+
+def test_training_mode_is_given_back(prepared):
+    predictor, split = prepared
+    predictor.model.train()
+    evaluate_split(predictor, split, 8)
+    assert predictor.model.training
+
+
+def test_rows_that_do_not_come_back_are_an_error(prepared, monkeypatch):
+    predictor, split = prepared
+    every = evaluation.run_batches
+    monkeypatch.setattr(evaluation, "run_batches", lambda *given: list(every(*given))[1:])
+    with pytest.raises(WorkError, match=r"20 of 30 rows came back from 1 processes; no score was computed"):
+        evaluate_split(predictor, split, 10)
+
+
+def test_predictions_are_written_in_order_in_several_row_groups(prepared, tmp_path, monkeypatch):
+    import pyarrow.parquet
+
+    monkeypatch.setattr(evaluation, "PARQUET_CHUNK", 8)
+    predictor, split = prepared
+    outcomes, _ = evaluate_split(predictor, split, 8)
+    write_predictions(tmp_path / "predictions.parquet", predictor, split, outcomes)
+    table = pyarrow.parquet.read_table(tmp_path / "predictions.parquet").to_pydict()
+    assert list(table) == ["row_id", "input", "reference", "prediction", "probabilities"]
+    assert table["row_id"] == split.row_ids and table["reference"] == split.column("label")
+    assert pyarrow.parquet.ParquetFile(tmp_path / "predictions.parquet").num_row_groups == 4
+    assert list(tmp_path.iterdir()) == [tmp_path / "predictions.parquet"]
+
+
+def test_a_store_takes_rows_in_any_order_and_keeps_them_on_disk(tmp_path):
+    store = ProbabilityStore(3, tmp_path)
+    for position in (2, 0, 1):
+        store.put(position, np.full(4, position / 4))
+    assert store.array().tolist() == [[0.0] * 4, [0.25] * 4, [0.5] * 4]
+    assert isinstance(store.array(), np.memmap) and store.row(1).tolist() == [0.25] * 4
+
+
+def test_a_store_takes_matrices_of_different_height(tmp_path):
+    store = ProbabilityStore(2, tmp_path)
+    store.put(1, np.ones((3, 2)))
+    store.put(0, np.zeros((1, 2)))
+    assert store.is_ragged and store.row(0).tolist() == [[0.0, 0.0]] and store.row(1).shape == (3, 2)
+
+
+def test_precision_that_a_cpu_cannot_compute_in_is_refused():
+    check_precision("bf16", "cpu")
+    with pytest.raises(RecipeError, match="precision is 'fp16', which CPUs do not compute in; allowed here: fp32, bf16"):
+        check_precision("fp16", "cpu")
