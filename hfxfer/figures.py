@@ -20,7 +20,8 @@ def learning_curve(history: list[dict[str, Any]], metric: str, path: Path) -> No
     if losses:
         left.plot(*zip(*losses), color=VALIDATION, marker="o", label="validation")
     left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-    left.legend(frameon=False)
+    if logs or losses:
+        left.legend(frameon=False)
     measured = [(event["epoch"], event[f"eval_{metric}"]) for event in evals if f"eval_{metric}" in event]
     if measured:
         right.plot(*zip(*measured), color=VALIDATION, marker="o")
