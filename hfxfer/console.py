@@ -12,12 +12,11 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterator
+from typing import Any, TextIO
 
 _format = "human"
+_progress_shown = False
 _stdout: TextIO | None = None
 
 
@@ -86,9 +85,9 @@ class Progress:
     Use as a context manager and call `advance()`. `describe` adds the latest facts (a loss, say).
     """
 
-    def __init__(self, total: int | None, what: str, unit: str = "rows"):
+    def __init__(self, total: int | None, what: str, unit: str = "rows", done: int = 0):
         self.total, self.what, self.unit = total, what, unit
-        self.done, self.described = 0, ""
+        self.done, self._done_before, self.described = done, done, ""
         self._start = self._last = time.monotonic()
         self._terminal = sys.stderr.isatty()
         self._shown = False
@@ -97,8 +96,6 @@ class Progress:
         return self
 
     def __exit__(self, *failure) -> None:
-        if self._shown and self._terminal:
-            sys.stderr.write("\r\x1b[K")
         if self._shown and failure[0] is None:
             talk(self._line(finished=True))
 
@@ -111,8 +108,10 @@ class Progress:
             return
         self._last, self._shown = now, True
         if self._terminal:
-            sys.stderr.write("\r\x1b[K" + self._line()[: _terminal_width() - 1])
+            _clear_progress()
+            sys.stderr.write(self._line()[: _terminal_width() - 1])
             sys.stderr.flush()
+            _set_progress_shown(True)
         else:
             talk(self._line())
 
@@ -121,20 +120,11 @@ class Progress:
         count = f"{self.done}/{self.total}" if self.total else f"{self.done}"
         if finished:
             left = f"in {duration(spent)}"
-        elif self.total and self.done:
-            left = f"{duration(spent * (self.total - self.done) / self.done)} left"
+        elif self.total and self.done > self._done_before:
+            left = f"{duration(spent * (self.total - self.done) / (self.done - self._done_before))} left"
         else:
             left = ""
         return "  ".join(part for part in (f"{self.what}: {count} {self.unit}", self.described, left) if part)
-
-
-def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "rows",
-             size: Callable[[T], int] = lambda item: 1) -> Iterator[T]:
-    """Iterate with progress; `size` is what one item counts for."""
-    with Progress(total, what, unit) as bar:
-        for item in items:
-            yield item
-            bar.advance(size(item))
 
 
 def duration(seconds: float) -> str:
@@ -147,8 +137,22 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def _set_progress_shown(shown: bool) -> None:
+    global _progress_shown
+    _progress_shown = shown
+
+
+def _clear_progress() -> None:
+    """Take the progress line off the terminal, so that what comes next stands on a line of its own."""
+    if _progress_shown:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+        _set_progress_shown(False)
+
+
 def _print(text: str, file: TextIO) -> None:
     """A terminal or file that cannot hold a sign (cp1252 has no ≥) gets its escape sequence."""
+    _clear_progress()
     try:
         print(text, file=file, flush=True)
     except UnicodeEncodeError:

@@ -231,8 +231,7 @@ class Chronicle(TrainerCallback):
         self.run, self.bar = run, None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
-        self.bar = console.Progress(state.max_steps, "training", "steps")
-        self.bar.done = state.global_step
+        self.bar = console.Progress(state.max_steps, "training", "steps", done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         self.bar.advance()

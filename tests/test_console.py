@@ -106,7 +106,8 @@ def test_off_a_terminal_progress_is_a_line_every_10_seconds(capsys, clock):
 
 
 def test_short_work_shows_no_progress(capsys, clock):
-    assert list(console.progress(iter("ab"), "checking")) == ["a", "b"]
+    with console.Progress(2, "checking") as bar:
+        bar.advance(2)
     assert capsys.readouterr() == ("", "")
 
 
@@ -124,7 +125,7 @@ def test_on_a_terminal_the_line_is_rewritten_and_cleared(monkeypatch, clock):
         for _ in range(2):
             clock(1)
             bar.advance()
-    assert terminal.getvalue() == ("\r\x1b[Kchecking: 1/4 files  3 s left\r\x1b[Kchecking: 2/4 files  2 s left"
+    assert terminal.getvalue() == ("checking: 1/4 files  3 s left\r\x1b[Kchecking: 2/4 files  2 s left"
                                    "\r\x1b[Kchecking: 2/4 files  in 2 s\n")
 
 
@@ -136,12 +137,17 @@ def test_a_failure_ends_progress_without_a_summary(capsys, clock):
     assert capsys.readouterr().err == "training: 1/2 rows  10 s left\n"
 
 
-def test_progress_counts_items_by_size(capsys, clock):
-    for _ in console.progress([[1, 2], [3]], "reading", total=3, size=len):
-        clock(10)
-    assert capsys.readouterr().err.splitlines() == ["reading: 2/3 rows  5 s left", "reading: 3/3 rows  0 s left", "reading: 3/3 rows  in 20 s"]
-
-
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")])
 def test_durations_are_rounded_and_named(seconds, text):
     assert console.duration(seconds) == text
+
+
+def test_on_a_terminal_talk_stands_on_a_line_of_its_own(monkeypatch, clock):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with console.Progress(4, "training", "steps", done=2) as bar:
+        clock(10)
+        bar.advance()
+        console.talk("epoch 1")
+    # One step was done here, in 10 seconds; one is left.
+    assert terminal.getvalue() == "training: 3/4 steps  10 s left\r\x1b[Kepoch 1\ntraining: 3/4 steps  in 10 s\n"
