@@ -79,8 +79,9 @@ def strictly_loaded(weights_file: str, architecture: str) -> Any:
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
         raise ModelError(f"cannot read {weights_file} as a state dict of tensors ({str(error).splitlines()[0]}). "
                          "Save model.state_dict() with torch.save or safetensors") from error
-    sizes = [value.shape[0] for value in weights.values() if getattr(value, "ndim", 0) in (1, 2)]
-    num_classes = sizes[-1] if sizes else 1000
+    names = (timm.models.get_pretrained_cfg(architecture).classifier, "fc", "classifier", "classifier.6", "head", "head.fc")
+    heads = [weights[f"{name}.weight"] for name in names if isinstance(name, str) and f"{name}.weight" in weights]
+    num_classes = heads[0].shape[0] if heads else 1000
     for classes in (num_classes, 0):
         try:
             return timm.create_model(architecture, pretrained=True, num_classes=classes,

@@ -48,7 +48,7 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
             config = checkpoint_config(recipe.model, recipe.revision)
             loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
     _settle_dropout(loaded.model, recipe)
-    _settle_padding(loaded)
+    _settle_padding(loaded.model, loaded.processor, task)
     return loaded
 
 
@@ -61,18 +61,27 @@ def load_trained(source: str, task: Task, revision: str | None = None, trust_rem
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
     with explained(source, task.name), quiet_libraries():
         if is_timm_config(config):
-            return _timm_from_pretrained(source, _timm_config(config), common)[0].eval(), _timm_processor(config)
-        import transformers
+            model, info = _timm_from_pretrained(source, _timm_config(config), common)
+            processor = _timm_processor(config)
+        else:
+            import transformers
 
-        model = getattr(transformers, task.auto_model).from_pretrained(source, dtype=torch.float32, **common)
-        return model.eval(), getattr(transformers, task.auto_processor).from_pretrained(source, **common)
+            model, info = getattr(transformers, task.auto_model).from_pretrained(
+                source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
+            processor = getattr(transformers, task.auto_processor).from_pretrained(source, **_processor_settings(task), **common)
+    new = _new_weights(model, info, source)
+    if new:
+        raise ModelError(f"{source} has no trained head for {task.name}: {', '.join(new[:3])} {'is' if len(new) == 1 else 'are'} not in its weights "
+                         "file. It is a checkpoint to train from: hfxfer train --model")
+    _settle_padding(model, processor, task)
+    return model.eval(), processor
 
 
 def problem_of(model: Any, task: Task) -> Problem:
     """What a fine-tuned model predicts, by its config."""
     config = model.config
     labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
-    if task.name == "token-classification":
+    if _tags_words(task):
         return Problem("tags", labels)
     problem_type = config.problem_type or (REGRESSION if config.num_labels == 1 else "single_label_classification")
     return Problem(problem_type, () if problem_type == REGRESSION else labels)
@@ -88,8 +97,7 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
         same_head = _same_labels(config.get("id2label"), problem)
         model, info = getattr(transformers, task.auto_model).from_pretrained(
             recipe.model, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
-        processor_settings = {"add_prefix_space": True} if task.name == "token-classification" else {}
-        processor = getattr(transformers, task.auto_processor).from_pretrained(recipe.model, **processor_settings, **common)
+        processor = getattr(transformers, task.auto_processor).from_pretrained(recipe.model, **_processor_settings(task), **common)
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)
@@ -99,11 +107,12 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
 
 
 def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
-    if task.name != "image-classification":
+    if task.auto_model != "AutoModelForImageClassification":
         raise ModelError(f"{recipe.model} is an image model; task {task.name} needs a checkpoint for it")
     same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
     with explained(recipe.model, task.name):
         settings = _timm_config(config, **_head_settings(problem))
+        _settle_drop_rate(settings.model_args, recipe)
         model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
     new = _new_weights(model, info, recipe.model)
     if not same_head:
@@ -161,7 +170,9 @@ def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
     body = strictly_loaded(recipe.model, recipe.architecture)
     pretrained = {key: value for key, value in body.pretrained_cfg.items() if key not in ("file", "num_classes", "state_dict") and value is not None}
     body.reset_classifier(len(problem.labels) or 1)
-    config = {"architecture": recipe.architecture.split(".")[0], "pretrained_cfg": pretrained}
+    arguments: dict[str, Any] = {}
+    _settle_drop_rate(arguments, recipe)
+    config = {"model_args": arguments, "architecture": recipe.architecture.split(".")[0], "pretrained_cfg": pretrained}
     model = TimmWrapperForImageClassification(_timm_config(config, **_head_settings(problem)))
     model.timm_model.load_state_dict(body.state_dict())
     base = {"id": Path(recipe.model).name, "revision": None, "source": "state dict", "architecture": recipe.architecture}
@@ -171,25 +182,47 @@ def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
 def head_names(model: Any) -> set[str]:
     """Names of the parameters of the architecture's own classification head: everything after the body.
 
-    timm: its classifier. transformers: what lies outside the base model, and the pooler.
+    timm: its classifier, or both of a distilled network. transformers: what lies outside the base model, and the
+    pooler; where no parameter carries the base model's name (CLIP), all but the child that gives the logits is body.
     """
-    names = [name for name, _ in model.named_parameters()]
     if hasattr(model, "timm_model"):
-        classifier = model.timm_model.get_classifier()
-        own = {id(parameter) for parameter in classifier.parameters()}
+        own = {id(parameter) for module in _timm_classifiers(model) for parameter in module.parameters()}
         return {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    names = [name for name, _ in model.named_parameters()]
     prefix = f"{model.base_model_prefix}."
+    if not any(name.startswith(prefix) for name in names):
+        last = [name for name, module in model.named_modules() if _gives_logits(module)][-1:]
+        return {name for name in names if last and name.split(".")[0] == last[0].split(".")[0]}
     return {name for name in names if not name.startswith(prefix) or ".pooler." in name}
 
 
-def last_linear(model: Any) -> Any:
-    """The module that gives the logits."""
+def logit_layers(model: Any) -> list[Any]:
+    """The Linear or 1 × 1 Conv2d modules that give the logits; a distilled network of timm has two."""
+    if hasattr(model, "timm_model"):
+        found = [[module for module in classifier.modules() if _gives_logits(module)] for classifier in _timm_classifiers(model)]
+        return [modules[-1] for modules in found if modules]
+    heads = head_names(model)
+    return [module for name, module in model.named_modules() if _gives_logits(module) and f"{name}.weight" in heads][-1:]
+
+
+def _gives_logits(module: Any) -> bool:
     import torch
 
-    heads = head_names(model)
-    linear = [module for name, module in model.named_modules()
-              if isinstance(module, torch.nn.Linear) and f"{name}.weight" in heads]
-    return linear[-1]
+    return isinstance(module, (torch.nn.Linear, torch.nn.Conv2d))
+
+
+def _timm_classifiers(model: Any) -> tuple[Any, ...]:
+    classifier = model.timm_model.get_classifier()
+    return tuple(classifier) if isinstance(classifier, (tuple, list)) else (classifier,)
+
+
+def _tags_words(task: Task) -> bool:
+    return task.auto_model == "AutoModelForTokenClassification"
+
+
+def _processor_settings(task: Task) -> dict[str, Any]:
+    """Byte-level BPE marks the space before a word; words given one by one need it added."""
+    return {"add_prefix_space": True} if _tags_words(task) else {}
 
 
 def start_at_label_rates(model: Any, problem: Problem, label_lists: Sequence[list[str]]) -> None:
@@ -200,13 +233,12 @@ def start_at_label_rates(model: Any, problem: Problem, label_lists: Sequence[lis
     """
     import torch
 
-    layer = last_linear(model)
-    if layer.bias is None:
-        return
     counts = torch.tensor([float(sum(name in row for row in label_lists)) for name in problem.labels])
     rates = (counts + 0.5) / (len(label_lists) + 1)
     with torch.no_grad():
-        layer.bias.copy_(torch.logit(rates))
+        for layer in logit_layers(model):
+            if layer.bias is not None:
+                layer.bias.copy_(torch.logit(rates))
 
 
 def _head_settings(problem: Problem) -> dict[str, Any]:
@@ -226,9 +258,13 @@ def _same_labels(id2label: dict | None, problem: Problem) -> bool:
 def _new_weights(model: Any, info: dict, source: str) -> list[str]:
     """Names of parameters that the checkpoint did not give. ModelError where the body is among them."""
     mismatched = {entry[0] if isinstance(entry, (tuple, list)) else entry for entry in info.get("mismatched_keys", ())}
+    absent = set(info.get("missing_keys", ())) | mismatched
     parameters = {name for name, _ in model.named_parameters()}
-    new = (set(info.get("missing_keys", ())) | mismatched) & parameters
-    lost = sorted(new - head_names(model))
+    new = absent & parameters
+    statistics = {name for name in absent if name.endswith(("running_mean", "running_var"))}
+    # Layers in the file that the config does not have: what is left of the body would be another network.
+    surplus = {name for name in info.get("unexpected_keys", ()) if re.search(r"(^|\.)(layers?|blocks?|h)\.\d+\.", name)}
+    lost = sorted((new - head_names(model)) | statistics | surplus)
     if lost:
         raise ModelError(f"{len(lost)} of {len(parameters)} weights of the body of {source} did not match "
                          f"({', '.join(lost[:3])}{', …' if len(lost) > 3 else ''}): its weights file and config.json do not belong together")
@@ -237,11 +273,12 @@ def _new_weights(model: Any, info: dict, source: str) -> list[str]:
 
 def _reset_head(model: Any, new: list[str]) -> list[str]:
     """Give the last layer fresh weights where the checkpoint's were for other labels of the same number."""
-    layer = last_linear(model)
-    names = [name for name, parameter in model.named_parameters() if any(parameter is own for own in layer.parameters())]
-    if not set(names) & set(new):
-        import torch
+    import torch
 
+    for layer in logit_layers(model):
+        names = [name for name, parameter in model.named_parameters() if any(parameter is own for own in layer.parameters())]
+        if set(names) & set(new):
+            continue
         # As transformers does for a missing head; its own _init_weights leaves alone what it has loaded (5.23).
         torch.nn.init.normal_(layer.weight, std=getattr(model.config, "initializer_range", 0.02))
         if layer.bias is not None:
@@ -250,20 +287,38 @@ def _reset_head(model: Any, new: list[str]) -> list[str]:
     return new
 
 
+def _settle_drop_rate(model_arguments: dict[str, Any], recipe: Recipe) -> None:
+    """timm's dropout before the classifier, in place."""
+    rate = model_arguments.get("drop_rate") or 0.0
+    if recipe.classifier_dropout != "auto":
+        model_arguments["drop_rate"] = recipe.classifier_dropout
+    elif rate > UNABLE_TO_LEARN:
+        _warn_of_dropout("drop_rate", rate)
+        model_arguments["drop_rate"] = DROPOUT_REPLACEMENT
+
+
+def _warn_of_dropout(name: str, value: float) -> None:
+    console.warn(f"the checkpoint's {name} is {value}: a new head would hardly learn. Using {DROPOUT_REPLACEMENT}; "
+                 "silence this with --classifier_dropout")
+
+
 def _settle_dropout(model: Any, recipe: Recipe) -> None:
     """Notice a dropout before the head that keeps it from learning, or set the one that was asked for."""
     import torch
 
-    names = [name for name in vars(model.config) if "dropout" in name and re.search("classif|summary|final|head", name)]
+    if hasattr(model, "timm_model"):
+        return
+    names = [name for name in vars(model.config) if "dropout" in name and re.search("classif|cls|summary|final|head", name)]
     wanted = recipe.classifier_dropout
+    if wanted != "auto" and not names:
+        console.warn(f"--classifier_dropout {wanted} has no effect: {type(model).__name__} has no such setting")
     for name in names:
         value = getattr(model.config, name)
         if wanted == "auto" and not (isinstance(value, (int, float)) and value > UNABLE_TO_LEARN):
             continue
-        chosen = DROPOUT_REPLACEMENT if wanted == "auto" else wanted
         if wanted == "auto":
-            console.warn(f"the checkpoint's {name} is {value}: a new head would hardly learn. Using {chosen}; "
-                         "silence this with --classifier_dropout")
+            _warn_of_dropout(name, value)
+        chosen = DROPOUT_REPLACEMENT if wanted == "auto" else wanted
         setattr(model.config, name, chosen)
         for module_name, module in model.named_modules():
             inside = module_name.startswith(f"{model.base_model_prefix}.") and "pooler" not in module_name
@@ -271,19 +326,20 @@ def _settle_dropout(model: Any, recipe: Recipe) -> None:
                 module.p = chosen
 
 
-def _settle_padding(loaded: Loaded) -> None:
+def _settle_padding(model: Any, tokenizer: Any, task: Task) -> None:
     """Decoders often have no padding token; a classifier needs one, in tokenizer and config alike."""
-    tokenizer = loaded.processor
     if not hasattr(tokenizer, "pad_token"):
         return
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         if tokenizer.pad_token is None:
             tokenizer.add_special_tokens({"pad_token": "<pad>"})
-            loaded.model.resize_token_embeddings(len(tokenizer))
+            model.resize_token_embeddings(len(tokenizer))
         console.hint(f"the tokenizer has no padding token: using {tokenizer.pad_token!r}")
-    tokenizer.padding_side = "right"
-    loaded.model.config.pad_token_id = tokenizer.pad_token_id
+    if _tags_words(task):
+        # Tags are padded on the right. Other tasks keep the tokenizer's side: XLNet reads its answer at the end.
+        tokenizer.padding_side = "right"
+    model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def settle_lengths(recipe: Recipe, processor: Any, model_config: Any) -> Recipe:
@@ -304,11 +360,11 @@ def in_users_units(model: Any, problem: Problem) -> Problem:
         return problem
     import torch
 
-    layer = last_linear(model)
     with torch.no_grad():
-        layer.weight.mul_(problem.target_scale)
-        if layer.bias is not None:
-            layer.bias.mul_(problem.target_scale).add_(problem.target_mean)
+        for layer in logit_layers(model):
+            layer.weight.mul_(problem.target_scale)
+            if layer.bias is not None:
+                layer.bias.mul_(problem.target_scale).add_(problem.target_mean)
     return Problem(REGRESSION)
 
 
@@ -316,13 +372,13 @@ def save(model: Any, processor: Any, folder: Path) -> None:
     """Write a model folder that plain transformers (and timm) load."""
     with quiet_libraries():
         if hasattr(model, "timm_model"):
-            _save_timm(model, folder)
+            save_timm(model, folder)
         else:
             model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
 
-def _save_timm(model: Any, folder: Path) -> None:
+def save_timm(model: Any, folder: Path) -> None:
     """Weights under timm's own names: transformers keeps its prefix unless it stripped it when loading (5.23)."""
     from safetensors.torch import save_file
 

@@ -79,7 +79,8 @@ class Run:
 
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""
-        return (self.folder / "recipe.yaml").is_file()
+        # A model folder holds a recipe, too: the shareable copy.
+        return (self.folder / "recipe.yaml").is_file() and not (self.folder / "config.json").is_file()
 
     def is_finished(self) -> bool:
         return (self.model_dir / "scores.json").is_file()

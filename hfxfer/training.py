@@ -61,7 +61,7 @@ def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
 
 def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded) -> tuple[Recipe, Problem]:
     """Every `auto` as a value, by method, task, body and number of rows."""
-    if problem.problem_type == REGRESSION and models.last_linear(loaded.model).bias is None:
+    if problem.problem_type == REGRESSION and any(layer.bias is None for layer in models.logit_layers(loaded.model)):
         # Without a bias in the last layer there is nothing to fold the mean into.
         problem = dataclasses.replace(problem, target_mean=0.0)
     if problem.problem_type == MULTI_LABEL and loaded.new_weights:
