@@ -45,7 +45,9 @@ def report(error: BaseException, command: str = "") -> int:
 
         console.talk("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     text = _words(error)
-    if not isinstance(error, KeyboardInterrupt):
+    if isinstance(error, KeyboardInterrupt):
+        console.talk(text)
+    else:
         console.error(text)
     console.emit({"error": text, "exit_code": exit_code(error)})
     if command:
@@ -55,7 +57,7 @@ def report(error: BaseException, command: str = "") -> int:
 
 def _words(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
+        return str(error) or "interrupted"
     if isinstance(error, HfxferError) or (isinstance(error, OSError) and error.strerror):
         return str(error)
     return f"{type(error).__name__}: {error}\nThis is a fault in hfxfer or in a library below it. HFXFER_DEBUG=1 shows where it happened"

@@ -8,7 +8,7 @@ n-th of the same batches that one process would run, and the main process gets a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,10 @@ PARQUET_CHUNK = 10_000
 
 @dataclass(slots=True)
 class Predictor:
-    """Everything that inference needs. `precision`: fp32, bf16 or fp16 (autocast)."""
+    """Everything that inference needs. `precision`: fp32, bf16 or fp16 (autocast).
+
+    loss_function: (outputs, labels) → mean loss, where the model's own is not the one that is trained on.
+    """
 
     task: Task
     model: Any
@@ -36,6 +39,7 @@ class Predictor:
     problem: Problem
     recipe: Recipe
     precision: str = "fp32"
+    loss_function: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ def _run_one(predictor: Predictor, items: list[dict], positions: list[int]) -> R
     batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
     outputs = predictor.task.forward(predictor.model, batch, predictor.recipe)
     loss = getattr(outputs, "loss", None)
+    if predictor.loss_function is not None and "labels" in batch:
+        loss = predictor.loss_function(outputs, batch["labels"])
     return Result(positions, predictor.task.decode(outputs, batch, predictor.processor, predictor.problem),
                   None if loss is None else float(loss))
 

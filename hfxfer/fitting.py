@@ -13,12 +13,12 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState, Trainin
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hfxfer import checkpoints, console, data, figures, methods, models
-from hfxfer.errors import RecipeError, WorkError
+from hfxfer.errors import RecipeError, RefusedError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, score_outcomes, write_predictions
 from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object
-from hfxfer.tasks._task import Problem, Task
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 from hfxfer.trainer import EarlyStopping, TransferTrainer, patience_is_over
 
 NUM_EXAMPLES = 12
@@ -45,13 +45,14 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     try:
         with checkpoints.quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except KeyboardInterrupt:
-        console.talk(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}")
-        raise
+        _finish(run, trainer, rows, time.monotonic() - start)
+    except KeyboardInterrupt as interruption:
+        raise KeyboardInterrupt(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}") from interruption
+    except RefusedError as error:
+        raise WorkError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise WorkError(f"out of memory: {str(error).splitlines()[0]}. Halve --per_device_train_batch_size",
                         change={"per_device_train_batch_size": max(1, args.per_device_train_batch_size // 2)}) from error
-    _finish(run, trainer, rows, time.monotonic() - start)
     trainer.accelerator.wait_for_everyone()
     return run
 
@@ -83,6 +84,9 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         args = TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError, KeyError) as error:
         raise RecipeError(f"TrainingArguments refuses these settings: {str(error).strip().splitlines()[0]}") from error
+    if args.label_smoothing_factor and problem.problem_type in (MULTI_LABEL, REGRESSION):
+        raise RecipeError(f"label_smoothing_factor is {args.label_smoothing_factor} and problem_type is {problem.problem_type}, which has no single "
+                          "label to smooth. Leave it out")
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != wanted:
         raise RecipeError(f"this process is one of WORLD_SIZE={wanted}, but the training library sees {args.world_size}: the processes would train "
@@ -91,14 +95,16 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
 
 
 def _following(given: dict[str, Any]) -> dict[str, Any]:
-    """The given arguments, and those of hfxfer's defaults that must follow them."""
+    """The given arguments, and those of hfxfer's defaults that must follow them: evaluating and saving go together."""
     follow: dict[str, Any] = {}
-    if given.get("eval_strategy") in ("no", "steps") and "save_strategy" not in given:
-        follow["save_strategy"] = "epoch" if given["eval_strategy"] == "no" else "steps"
-        if "eval_steps" in given:
-            follow["save_steps"] = given["eval_steps"]
-    if "no" in (given.get("eval_strategy"), given.get("save_strategy")):
+    evaluating, saving = given.get("eval_strategy"), given.get("save_strategy")
+    if "no" in (evaluating, saving):
         follow["load_best_model_at_end"] = False
+    else:
+        follow["eval_strategy"] = evaluating or saving or "epoch"
+        follow["save_strategy"] = saving or evaluating or "epoch"
+        steps = given.get("eval_steps") or given.get("save_steps") or 500
+        follow["eval_steps"], follow["save_steps"] = steps, given.get("save_steps") or steps
     return {**follow, **given}
 
 
@@ -159,6 +165,9 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float)
     model = trainer.accelerator.unwrap_model(trainer.model)
     problem = models.in_users_units(model, trainer.problem)
     if trainer.is_world_process_zero():
+        if hasattr(trainer.processing_class, "model_max_length"):
+            # Whoever loads the folder cuts texts where this training did.
+            trainer.processing_class.model_max_length = trainer.recipe.max_length
         models.save(model, trainer.processing_class, run.model_dir)
     predictor = Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
     outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, run.folder, "scoring the test split")

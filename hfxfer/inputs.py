@@ -84,7 +84,7 @@ def _from_string(item: Any, place: Callable[[int], str], roles: dict[str, Column
     text, path = os.fspath(item), None
     try:
         path = Path(text).expanduser()
-        exists = path.exists()
+        exists = _may_be_a_path(item, text, roles) and path.exists()
     except (OSError, ValueError, RuntimeError):  # A long text is no valid file name.
         exists = False
     if exists and path.is_dir():
@@ -100,6 +100,13 @@ def _from_string(item: Any, place: Callable[[int], str], roles: dict[str, Column
     if kind in ("text", "tokens") and not _names_a_file(text):
         return [Table({role: [text.split() if kind == "tokens" else text]}, place)]
     raise DataError(f"{text} does not exist. Give a file, a folder or, for a text task, a text. Looked in {Path.cwd()}")
+
+
+def _may_be_a_path(item: Any, text: str, roles: dict[str, Column]) -> bool:
+    """For a text task a bare word is a text, even where a file or folder has that name ("" is the current folder)."""
+    if not isinstance(item, str) or any(column.kind == "image" for column in roles.values()):
+        return bool(text.strip())
+    return bool(text.strip()) and (os.sep in text or bool(Path(text).suffix))
 
 
 def _names_a_file(text: str) -> bool:

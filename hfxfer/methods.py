@@ -14,6 +14,7 @@ def apply(method: str, model: Any) -> None:
     """Freeze what `method` leaves alone. Call before the optimizer is made and the model is wrapped."""
     if method not in METHODS:
         raise RecipeError(f"method is {method!r}; allowed: {', '.join(METHODS)}")
+    thaw_body(model)
     if method == "head":
         freeze_body(model)
 
@@ -25,8 +26,9 @@ def freeze_body(model: Any) -> None:
     running statistics do not move and dropout in the body stays off.
     """
     heads = head_names(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in heads)
+    frozen = [parameter for name, parameter in model.named_parameters() if name not in heads and parameter.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     inside = {name.rpartition(".")[0] for name in heads}
     body = [module for name, module in model.named_modules() if name and not _touches(name, inside, model)]
 
@@ -34,7 +36,16 @@ def freeze_body(model: Any) -> None:
         for module in body:
             module.training = False
 
-    model.register_forward_pre_hook(keep_still)
+    model._hfxfer_frozen = (model.register_forward_pre_hook(keep_still), frozen)
+
+
+def thaw_body(model: Any) -> None:
+    """Undo `freeze_body`, so that a second trainer may train what a first one froze."""
+    handle, frozen = model.__dict__.pop("_hfxfer_frozen", (None, ()))
+    if handle is not None:
+        handle.remove()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
 
 
 def _touches(name: str, heads: set[str], model: Any) -> bool:

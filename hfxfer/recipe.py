@@ -21,6 +21,8 @@ from hfxfer.errors import RecipeError
 from hfxfer.values import convert, describe_limits, describe_type, is_outside, shown
 
 VERSION = 1
+GIVEN_IN_PYTHON = "given in Python"
+"""What stands in a recipe for data that was no path and no Hub id."""
 
 Auto = Literal["auto"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer.errors import RunError
-from hfxfer.recipe import Recipe
+from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 
 SCORES_VERSION = 1
 COMPLETE = "complete.json"
@@ -75,6 +75,8 @@ class Run:
 
     @property
     def continuing_command(self) -> str:
+        if self.exists() and self.recipe().data == GIVEN_IN_PYTHON:
+            return f"hfxfer.train(hfxfer.Run({str(self.folder)!r}).recipe(), data=…, resume=True)  # in Python, with the same data"
         return f"hfxfer train {shlex.quote(str(self.folder / 'recipe.yaml'))} --resume"
 
     def exists(self) -> bool:

@@ -12,6 +12,7 @@ from hfxfer.errors import RecipeError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, predict_split, score_outcomes
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, scores_object
+from hfxfer.tasks._text import UNLIMITED
 
 
 class FineTuned:
@@ -84,7 +85,9 @@ def load(source: str | Path | Run, *, task: str | None = None, revision: str | N
     model, processor = models.load_trained(source, chosen, revision, trust_remote_code)
     where = device or _best_device()
     check_precision(precision, torch.device(where).type)
-    recipe = recipe or Recipe(model=source, data="")
+    # A fine-tuned tokenizer knows its length; 512 is only what training starts from.
+    known = getattr(processor, "model_max_length", None)
+    recipe = recipe or Recipe(model=source, data="", max_length=known if known and known < UNLIMITED else "auto")
     if settings:
         recipe = Recipe.from_settings({**recipe.to_dict(), "version": None, **settings})
     recipe = models.settle_lengths(recipe, processor, model.config)

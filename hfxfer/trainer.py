@@ -12,6 +12,8 @@ import functools
 import inspect
 import os
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +22,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import data, methods, models, tasks
+from hfxfer import console, data, inputs, methods, models, tasks
 from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
 from hfxfer.evaluation import Predictor, evaluate_split
+from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import mark_complete
 from hfxfer.tasks._task import Problem, Task
@@ -76,7 +79,8 @@ class TransferTrainer(Trainer):
             rows = data.load_rows(raw, self.task.columns, self.recipe, cut=False)
             given["train_dataset"] = rows.train or given.get("train_dataset")
             given["eval_dataset"] = rows.validation or given.get("eval_dataset")
-            self.problem = self.task.problem(rows.target, rows.train)
+            # In the caller's own units: nothing would fold a scale into the model that a script saves.
+            self.problem = replace(self.task.problem(rows.target, rows.train), target_mean=0.0, target_scale=1.0)
         if isinstance(given.get("model"), str):
             if self.problem is None:
                 raise ModelError(f"model is the name {given['model']!r} and the data is already encoded, so its labels are unknown. "
@@ -93,6 +97,11 @@ class TransferTrainer(Trainer):
             raise ModelError("raw rows need the checkpoint's processor: give processing_class=AutoTokenizer or AutoImageProcessor "
                              "of the same checkpoint, or model= as its name")
         own = models.problem_of(model, self.task).labels if hasattr(model, "config") else ()
+        if own and len(own) == len(self.problem.labels) and own == tuple(f"LABEL_{index}" for index in range(len(own))):
+            # Names that nobody gave: the data's take their place.
+            model.config.id2label = dict(enumerate(self.problem.labels))
+            model.config.label2id = {name: index for index, name in enumerate(self.problem.labels)}
+            own = self.problem.labels
         if own and self.problem.labels and own != self.problem.labels:
             raise ModelError(f"the model has the labels {_first(own)}, the data {_first(self.problem.labels)}. "
                              "Load it with id2label of the data, or give model= as its name and hfxfer makes the head")
@@ -143,8 +152,13 @@ class TransferTrainer(Trainer):
     def _split(self, dataset: Any) -> data.Split:
         if isinstance(dataset, data.Split):
             return dataset
+        source = data.read_source({"test": dataset}, self.recipe)
+        role = self.task.target
+        names = (self.recipe.columns.get(role), *self.task.columns[role].names)
+        if not set(names) & set(source.splits["test"].columns):
+            return inputs.load_inputs(dataset, self.task.columns, self.recipe.columns)
         target = data.Target(self.problem.problem_type, self.problem.labels)
-        return data.load_split({"test": dataset}, "test", self.task.columns, self.recipe, target)
+        return data.load_split(source, "test", self.task.columns, self.recipe, target)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if self.task is None or type(self.task).forward is Task.forward:
@@ -179,13 +193,16 @@ class TransferTrainer(Trainer):
     def _measure(self, split: data.Split, prefix: str) -> dict[str, float]:
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
         predictor = Predictor(self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem,
-                              self.recipe, precision)
+                              self.recipe, precision, self.compute_loss_func)
         folder = self.args.output_dir if os.path.isdir(self.args.output_dir) else None
         outcomes, loss = evaluate_split(predictor, split, self.args.eval_batch_size, folder)
         if not self.is_world_process_zero():
             return {}
         scores = self.task.score(outcomes, self.problem, intervals=False, seed=self.args.seed)
         found = {score.metric: score.value for score in scores if score.label is None and score.value is not None}
+        chosen = (self.args.metric_for_best_model or "loss").removeprefix("eval_")
+        if chosen not in ("loss", *found) and any(score.metric == chosen for score in scores):
+            console.warn(f"{chosen} is undefined on {split.name}: the checkpoint is chosen by the loss. Choose another with --metric_for_best_model")
         return {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items() if value is not None}
 
     def _shared(self, metrics: dict[str, float]) -> dict[str, float]:
@@ -196,12 +213,13 @@ class TransferTrainer(Trainer):
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As Trainer's, with ties broken by the lower validation loss: on few rows accuracy alone cannot tell epochs apart."""
-        if not self.scores_rows or self.args.metric_for_best_model is None or metric_key(self.args) not in metrics:
+        known = ("loss", *METRICS)
+        if not self.scores_rows or self.args.metric_for_best_model is None or metric_key(self.args).removeprefix("eval_") not in known:
             return super()._determine_best_metric(metrics, trial)
         best = best_evaluation(self.state.log_history, self.args)
         if best is None or best["step"] != self.state.global_step:
             return False
-        self.state.best_metric = best[metric_key(self.args)]
+        self.state.best_metric = best.get(metric_key(self.args), best["eval_loss"])
         if self.args.save_strategy in (SaveStrategy.STEPS, SaveStrategy.EPOCH):
             self.state.best_global_step = self.state.global_step
         return True
@@ -210,12 +228,16 @@ class TransferTrainer(Trainer):
         with quiet_libraries():
             super().save_model(output_dir, _internal_call)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        model = self.accelerator.unwrap_model(self.model)
+        if self.args.should_save and hasattr(model, "timm_model"):
+            models.save_timm(model, Path(output_dir or self.args.output_dir))
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            from pathlib import Path
-
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             if folder.is_dir():
                 mark_complete(folder)
@@ -248,16 +270,22 @@ def metric_key(args: TrainingArguments) -> str:
 
 
 def best_evaluation(log_history: list[dict], args: TrainingArguments) -> dict | None:
-    """The log entry of the best evaluation so far, the earliest of equals."""
+    """The log entry of the best evaluation so far, the earliest of equals; by the loss where the metric is undefined."""
     key, sign = metric_key(args), 1 if args.greater_is_better else -1
-    found = [entry for entry in log_history if entry.get(key) is not None]
-    return max(found, key=lambda entry: (sign * entry[key], -entry.get("eval_loss", 0.0), -entry["step"]), default=None)
+    found = [entry for entry in evaluations(log_history, args) if key in entry]
+    if not found:
+        return min(evaluations(log_history, args), key=lambda entry: (entry["eval_loss"], entry["step"]), default=None)
+    return max(found, key=lambda entry: (sign * entry[key], -entry.get("eval_loss", 0.0), -entry["step"]))
+
+
+def evaluations(log_history: list[dict], args: TrainingArguments) -> list[dict]:
+    return [entry for entry in log_history if "eval_loss" in entry or metric_key(args) in entry]
 
 
 def patience_is_over(log_history: list[dict], args: TrainingArguments, patience: int) -> bool:
     """True after `patience` evaluations without a better one."""
     best = best_evaluation(log_history, args)
-    return best is not None and sum(metric_key(args) in entry and entry["step"] > best["step"] for entry in log_history) >= patience
+    return best is not None and sum(entry["step"] > best["step"] for entry in evaluations(log_history, args)) >= patience
 
 
 class EarlyStopping(TrainerCallback):

@@ -10,7 +10,7 @@ from typing import Any
 
 from hfxfer import console, data, models, tasks
 from hfxfer.errors import RecipeError, RunError
-from hfxfer.recipe import Recipe
+from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
@@ -26,7 +26,7 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     settings = {**(recipe.to_dict() if recipe else {}), **settings}
     source = settings.get("data")
     if source is not None and not isinstance(source, (str, Path)):
-        settings["data"] = "given in Python"
+        settings["data"] = GIVEN_IN_PYTHON
     recipe = _with_full_paths(Recipe.from_settings(settings))
     run = Run(recipe.output_dir)
     if console.is_main_process():

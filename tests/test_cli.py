@@ -233,7 +233,7 @@ def failing(monkeypatch, error):
 
 def test_an_interrupt_ends_with_130(monkeypatch):
     found = failing(monkeypatch, KeyboardInterrupt())
-    assert (found.code, found.out, found.err) == (130, "", "")
+    assert (found.code, found.out, found.err) == (130, "", "interrupted\n")
 
 
 def test_a_failure_in_work_ends_with_1_and_the_command_that_continues(monkeypatch, here):

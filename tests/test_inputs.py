@@ -114,3 +114,12 @@ def test_inputs_that_are_none_are_refused(tmp_path):
     assert refusal(["a", " "], TEXT).splitlines()[1] == "  input 1: the text is empty"
     assert refusal(["lonely"], {**TEXT, "text_pair": Column(kind="text", names=("text_pair",))}) == (
         "this task needs text, text_pair in every row: give dicts or a table with them")
+
+
+def test_a_word_is_a_text_whatever_files_lie_around(tmp_path, monkeypatch):
+    (tmp_path / "good").mkdir()
+    (tmp_path / "bad").write_text("a line of another file")
+    (tmp_path / "notes.txt").write_text("one\ntwo\n")
+    monkeypatch.chdir(tmp_path)
+    assert load_inputs(["good", "bad", ".", "notes.txt"], TEXT).column("text") == ["good", "bad", ".", "one", "two"]
+    assert "empty" in refusal(["good", ""], TEXT)

@@ -215,3 +215,68 @@ def test_regression_is_folded_into_the_users_units(tmp_path):
         standard = model(**inputs).logits
         assert models.in_users_units(model, problem) == Problem("regression")
         assert torch.allclose(model(**inputs).logits, standard * 4 + 50, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["dla34", "deit_tiny_distilled_patch16_224"])
+def test_heads_that_are_convolutions_or_two_are_replaced_and_alone_trained(tmp_path, architecture):
+    import timm
+
+    net = timm.create_model(architecture, num_classes=5)
+    timm.models.save_for_hf(net, tmp_path)
+    loaded = models.load(IMAGE, recipe(tmp_path), THREE)
+    heads = models.head_names(loaded.model)
+    assert set(loaded.new_weights) == heads and len(heads) == 2 * len(models.logit_layers(loaded.model))
+    freeze_body(loaded.model)
+    assert {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad} == heads
+
+
+def test_the_head_of_clip_is_not_the_whole_network(tmp_path):
+    from transformers import CLIPConfig, CLIPForImageClassification, CLIPImageProcessor
+
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    CLIPForImageClassification(CLIPConfig(vision_config={**tiny, "image_size": 32, "patch_size": 16}, text_config=tiny)).save_pretrained(tmp_path)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    model = models.load(IMAGE, recipe(tmp_path), THREE).model
+    assert models.head_names(model) == {"classifier.weight", "classifier.bias"}
+
+
+def test_a_checkpoint_without_a_trained_head_does_not_predict(tmp_path):
+    with pytest.raises(ModelError, match="has no trained head for text-classification: classifier.bias"):
+        models.load_trained(str(bert_checkpoint(tmp_path)), TEXT)
+
+
+def test_a_damaged_fine_tuned_model_does_not_predict(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = timm_checkpoint(tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value for name, value in weights.items() if ".layer3." not in name}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="of the body of .* did not match"):
+        models.load_trained(str(folder), IMAGE)
+
+
+def test_a_config_with_fewer_layers_than_the_weights_is_an_error(tmp_path):
+    folder = bert_checkpoint(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 1}))
+    with pytest.raises(ModelError, match="of the body of"):
+        models.load(TEXT, recipe(folder), THREE)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11", "densenet121"])
+def test_torchvision_safetensors_load_too(tmp_path, name):
+    import torchvision
+    from safetensors.torch import save_file
+
+    net = getattr(torchvision.models, name)(num_classes=7)
+    save_file(net.state_dict(), tmp_path / "weights.safetensors")
+    assert len(models.load(IMAGE, recipe(tmp_path / "weights.safetensors", architecture=f"{name}.tv_in1k"), THREE).new_weights) == 2
+
+
+def test_dropout_is_set_and_noticed_in_timm(tmp_path, capsys):
+    folder = timm_checkpoint(tmp_path)
+    assert models.load(IMAGE, recipe(folder, classifier_dropout=0.5), THREE).model.timm_model.drop_rate == 0.5
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_args": {"drop_rate": 0.99}}))
+    assert models.load(IMAGE, recipe(folder), THREE).model.timm_model.drop_rate == 0.2
+    assert "drop_rate is 0.99" in capsys.readouterr().err

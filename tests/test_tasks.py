@@ -263,3 +263,22 @@ def test_scores_of_hand_made_outcomes():
     assert accuracy.value == 0.75
     assert (accuracy.low, accuracy.high) == pytest.approx((0.3006, 0.9544), abs=1e-4)  # Wilson, 3 of 4
     assert task.confusion(Outcomes(["a", "a", "b", "b"], ["a", "b", "b", "b"]), problem) == [[1, 1], [0, 2]]
+
+
+def test_parts_of_speech_are_counted_word_by_word():
+    task = tasks.get("token-classification")
+    problem = Problem("tags", ("NOUN", "VERB"))
+    scores = {(score.metric, score.label): score.value for score in
+              task.score(Outcomes([["NOUN", "NOUN", "VERB", "VERB"]], [["NOUN", "VERB", "VERB", "VERB"]]), problem, intervals=True, seed=0)}
+    assert scores["entity_f1", None] == 0.75
+    assert {label for _, label in scores} == {None, "NOUN", "VERB"}
+    found = task.record(Prediction(["NOUN", "NOUN"], np.eye(2, dtype=np.float32)), {"tokens": ["ada", "day"]}, problem)
+    assert [(entity["entity"], entity["word"]) for entity in found["entities"]] == [("NOUN", "ada"), ("NOUN", "day")]
+
+
+def test_an_image_task_from_outside_may_use_timm(tmp_path):
+    class Herbarium(type(tasks.get("image-classification"))):
+        name = "herbarium"
+
+    loaded = models.load(Herbarium(), Recipe(model=str(timm_checkpoint(tmp_path)), data="d"), Problem("single_label_classification", ("a", "b")))
+    assert loaded.new_weights == ["timm_model.fc.bias", "timm_model.fc.weight"]

@@ -94,8 +94,8 @@ def test_a_name_needs_a_task_and_labels(tmp_path):
 
 def test_a_model_for_other_labels_is_refused(tmp_path):
     folder = bert_checkpoint(tmp_path / "bert")
-    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
-    with pytest.raises(ModelError, match="the model has the labels LABEL_0, LABEL_1, the data bad, good"):
+    model = AutoModelForSequenceClassification.from_pretrained(folder, id2label={0: "no", 1: "yes"})
+    with pytest.raises(ModelError, match="the model has the labels no, yes, the data bad, good"):
         TransferTrainer(model=model, args=arguments(tmp_path / "out"), train_dataset=datasets.Dataset.from_list(text_rows(8)),
                         processing_class=AutoTokenizer.from_pretrained(folder), task="text-classification")
 
@@ -231,3 +231,62 @@ def test_model_init_gets_the_method_and_args_stay_the_callers(tmp_path):
     trainer.train()
     trained = {name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     assert trained == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
+
+
+def test_unlabelled_rows_are_predicted(tmp_path):
+    rows = images(4)
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows,
+                              task="image-classification")
+    assert trainer.predict(rows.remove_columns("label")).predictions.shape == (8, 2)
+
+
+def test_numbers_in_a_script_stay_in_their_units(tmp_path):
+    rows = datasets.Dataset.from_list([{"text": f"the film {index}", "label": 100.5 + index} for index in range(12)])
+    trainer = TransferTrainer(model=str(bert_checkpoint(tmp_path / "bert")), args=arguments(tmp_path / "out"), train_dataset=rows,
+                              eval_dataset=rows, task="text-classification")
+    assert sorted(trainer.predict(rows).label_ids.flatten().tolist())[:2] == [100.5, 101.5]
+
+
+def test_names_that_nobody_gave_are_replaced(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2)
+    trainer = TransferTrainer(model=model, args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=datasets.Dataset.from_list(text_rows(8)),
+                              processing_class=AutoTokenizer.from_pretrained(folder), task="text-classification")
+    assert trainer.model.config.id2label == {0: "bad", 1: "good"}
+
+
+def test_a_second_trainer_may_train_what_the_first_froze(tmp_path):
+    rows = images(4)
+    first = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows,
+                            task="image-classification", method="head")
+    second = TransferTrainer(model=first.model, args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows, processing_class=first.processing_class,
+                             task="image-classification", method="full")
+    assert all(parameter.requires_grad for parameter in second.model.parameters()) and not second.model._forward_pre_hooks
+
+
+def test_a_loss_of_the_callers_is_the_one_that_is_evaluated(tmp_path):
+    rows = images(4)
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows, eval_dataset=rows,
+                              task="image-classification", compute_loss_func=lambda outputs, labels, num_items_in_batch=None:
+                              100 * torch.nn.functional.cross_entropy(outputs["logits"], labels))
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(69.3, abs=1)
+
+
+def test_a_script_saves_what_timm_loads(tmp_path):
+    import timm
+
+    rows = images(4)
+    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows,
+                              task="image-classification")
+    trainer.save_model(str(tmp_path / "saved"))
+    assert timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).num_classes == 2
+
+
+def test_an_undefined_metric_leaves_the_choice_to_the_loss(tmp_path, capsys):
+    rows = [{"tokens": ["ada", "lives", str(index)], "tags": ["B-PER", "O", "O"]} for index in range(16)]
+    nobody = [{"tokens": ["the", "film", str(index)], "tags": ["O", "O", "O"]} for index in range(4)]
+    trainer = TransferTrainer(model=str(bert_checkpoint(tmp_path / "bert")), args=arguments(
+        tmp_path / "out", metric_for_best_model="entity_f1", greater_is_better=True, load_best_model_at_end=True, learning_rate=1e-2, num_train_epochs=4),
+        train_dataset=datasets.Dataset.from_list(rows), eval_dataset=datasets.Dataset.from_list(nobody), task="token-classification")
+    trainer.train()
+    assert trainer.state.best_metric == min(entry.get("eval_entity_f1", entry["eval_loss"]) for entry in trainer.state.log_history if "eval_loss" in entry)

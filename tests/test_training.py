@@ -227,3 +227,62 @@ def test_columns_named_in_training_are_found_again(place):
     write_jsonl(place / "new.jsonl", [{"headline": "good day", "text": "bad film"}])
     assert hfxfer.load(run).predict(str(place / "new.jsonl"))[0]["input"] == "good day"
     assert hfxfer.evaluate(run, str(place / "columns.jsonl"))["scores"][0]["num_rows"] == run.score("accuracy").num_rows
+
+
+def test_a_run_and_its_model_folder_answer_alike(place):
+    """Also where max_length is short: the tokenizer in the folder knows it."""
+    rows = [{"text": f"film {index} " + "very " * 30 + ("good" if index % 2 else "bad"), "label": ("bad", "good")[index % 2]} for index in range(60)]
+    write_jsonl(place / "long.jsonl", rows)
+    run = hfxfer.train(model=str(place / "bert"), data=str(place / "long.jsonl"), output_dir=str(place / "long"), num_train_epochs=1, max_length=12)
+    text = "film " + "very " * 20 + "good"
+    first, second = hfxfer.load(run).predict(text)[0], hfxfer.load(run.model_dir).predict(text)[0]
+    assert first == second
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(run.model_dir).model_max_length == 12
+
+
+@pytest.mark.parametrize("settings", [{"eval_strategy": "steps"}, {"save_strategy": "steps", "save_steps": 3}, {"eval_strategy": "steps", "eval_steps": 4},
+                                      {"eval_strategy": "no"}, {"save_strategy": "no"}])
+def test_strategies_follow_each_other(place, settings):
+    from hfxfer.fitting import training_arguments
+    from hfxfer.run import Run
+    from hfxfer.tasks import get
+    from hfxfer.tasks._task import Problem
+
+    recipe = hfxfer.Recipe(model="m", data="d", learning_rate=0.1, num_train_epochs=1.0, per_device_train_batch_size=2, training_arguments=settings)
+    args = training_arguments(recipe, Run(place / "nowhere"), get("text-classification"), Problem("single_label_classification", ("a", "b")))
+    assert args.load_best_model_at_end == ("no" not in settings.values())
+    if args.load_best_model_at_end:
+        assert args.eval_strategy == args.save_strategy and args.eval_steps == args.save_steps
+
+
+def test_label_smoothing_of_numbers_is_refused(place):
+    with pytest.raises(RecipeError, match="label_smoothing_factor is 0.1 and problem_type is regression"):
+        hfxfer.train(model=str(place / "bert"), data=datasets.Dataset.from_list([{"text": f"film {index}", "label": index + 0.5} for index in range(40)]),
+                     output_dir=str(place / "smooth"), label_smoothing_factor=0.1)
+    assert not (place / "smooth").exists()
+
+
+def test_rows_that_go_bad_in_training_fail_in_work_and_an_interruption_says_how_to_go_on(place, monkeypatch):
+    from hfxfer import fitting
+    from hfxfer.errors import WorkError
+
+    def spoilt(*given, **named):
+        raise DataError("001.png: the file is empty")
+
+    def interrupted(*given, **named):
+        raise KeyboardInterrupt
+
+    settings = dict(model=str(place / "net"), data=str(place / "digits"), num_train_epochs=1, method="head")
+    monkeypatch.setattr(fitting, "evaluate_split", spoilt)
+    with pytest.raises(WorkError, match="001.png: the file is empty"):
+        hfxfer.train(**settings, output_dir=str(place / "spoilt"))
+    monkeypatch.setattr(fitting, "evaluate_split", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="interrupted. Kept: .*checkpoint-.* Continue with: hfxfer train .*cut off.* --resume"):
+        hfxfer.train(**settings, output_dir=str(place / "cut off"))
+
+
+def test_the_command_that_continues_says_python_where_the_data_came_from_there(place):
+    run = hfxfer.Run(place / "python")
+    assert run.continuing_command == f"hfxfer.train(hfxfer.Run({str(run.folder)!r}).recipe(), data=…, resume=True)  # in Python, with the same data"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 AUTO_MAX_LENGTH = 512
+UNLIMITED = 10**9
+"""Tokenizers without a limit give 10 ** 30."""
 
 
 def maximal_length(processor: Any, model_config: Any, wanted: int | str) -> int:
     """Tokens that model and tokenizer both take. `wanted` caps it; "auto" caps it at 512."""
     limits = [AUTO_MAX_LENGTH if wanted == "auto" else int(wanted)]
-    if 0 < processor.model_max_length < 10**9:
+    if 0 < processor.model_max_length < UNLIMITED:
         limits.append(processor.model_max_length)
     positions = getattr(model_config, "max_position_embeddings", None) or getattr(model_config, "n_positions", None)
     if positions and positions > 0:

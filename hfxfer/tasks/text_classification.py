@@ -35,15 +35,24 @@ class TextClassification(ClassificationTask):
         pairs = [row.get("text_pair") for row in rows]
         encoded = processor([row["text"] for row in rows], pairs if all(pair is not None for pair in pairs) else None,
                             truncation=True, max_length=recipe.max_length)
+        cut = self._were_cut(encoded, rows, processor)
         items = []
         for index, row in enumerate(rows):
             item = {key: values[index] for key, values in encoded.items()}
             item["_row"] = index
-            item["_truncated"] = bool(encoded.encodings[index].overflowing) if encoded.encodings else False
+            item["_truncated"] = cut[index]
             if row.get("label") is not None:
                 item["labels"] = self.encode_target(row, problem)
             items.append(item)
         return items
+
+    @staticmethod
+    def _were_cut(encoded: Any, rows: list[dict], processor: Any) -> list[bool]:
+        if encoded.encodings:
+            return [bool(encoding.overflowing) for encoding in encoded.encodings]
+        # Tokenizers written in Python do not say what they cut.
+        whole = processor([row["text"] for row in rows], truncation=False, verbose=False)["input_ids"]
+        return [len(kept) < len(all_of_it) for kept, all_of_it in zip(encoded["input_ids"], whole)]
 
     def collate(self, items: list[dict], processor: Any) -> dict[str, Any]:
         import torch

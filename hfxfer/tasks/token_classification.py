@@ -10,11 +10,15 @@ The first sub-token of a word carries its label. Inputs above max_length go thro
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from hfxfer.data import Column
 from hfxfer.errors import ModelError
 from hfxfer.tasks._task import Outcomes, Prediction, Problem, Task
+
+PREFIX = re.compile(r"[BIES]-.")
 
 IGNORED = -100
 """The label of positions that carry no loss (torch.nn.CrossEntropyLoss)."""
@@ -89,7 +93,7 @@ class TokenClassification(Task):
             at += len(token) + 1
         best = prediction.probabilities.max(1)
         entities = []
-        for kind, first, last in _entities(prediction.answer):
+        for kind, first, last in _entities(_iob(prediction.answer)):
             start, end = starts[first], starts[last] + len(row["tokens"][last])
             entities.append({"entity": kind, "score": float(best[first:last + 1].mean()), "word": " ".join(row["tokens"][first:last + 1]),
                              "start": start, "end": end})
@@ -104,8 +108,8 @@ class TokenClassification(Task):
     def score(self, outcomes: Outcomes, problem: Problem, intervals: bool, seed: int) -> list:
         from hfxfer import intervals as statistics
 
-        measured = statistics.Tags(outcomes.references, outcomes.answers)
-        return statistics.score_tags(measured, problem.labels, seed=seed, num_resamples=statistics.NUM_RESAMPLES if intervals else statistics.FEWEST_RESAMPLES)
+        measured = statistics.Tags([_iob(tags) for tags in outcomes.references], [_iob(tags) for tags in outcomes.answers])
+        return statistics.score_tags(measured, _iob(problem.labels), seed=seed, num_resamples=statistics.NUM_RESAMPLES if intervals else statistics.FEWEST_RESAMPLES)
 
     def example_rows(self, num_rows: int, seed: int = 0) -> list[dict]:
         """Made-up sentences with one person and one place each."""
@@ -146,6 +150,11 @@ def owned_words(windows: list[list[int | None]], stride: int) -> list[list[int]]
     for word, (_, number, at) in best.items():
         owned[number][at] = word
     return owned
+
+
+def _iob(tags: Sequence[str]) -> list[str]:
+    """Tags without B- or I- (parts of speech) as entities of one word each, so that F1 counts words."""
+    return [tag if tag == "O" or PREFIX.match(tag) else f"B-{tag}" for tag in tags]
 
 
 def _entities(tags: list[str]) -> list[tuple[str, int, int]]:
