@@ -84,9 +84,9 @@ def _kind(name: str, command: Command) -> str:
     hint = typing.get_type_hints(Recipe).get(name)
     if hint is bool:
         return "switch"
-    if hint is not None:
-        return "values" if typing.get_origin(hint) in (dict, list) else "value"
-    return "setting"
+    if hint is None or any(typing.get_origin(kind) in (dict, list) for kind in typing.get_args(hint)):
+        return "setting"
+    return "values" if typing.get_origin(hint) in (dict, list) else "value"
 
 
 def _values(tokens: list[str], index: int, kind: str) -> tuple[list[str], int]:

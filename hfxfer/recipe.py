@@ -79,8 +79,20 @@ class Recipe:
     data: str = setting(help="Folder, CSV/TSV/JSON/JSONL/Parquet file, saved data set, Hub data set id, or example")
     output_dir: str = setting("runs/run", help="The Run folder to write")
     task: str = setting("auto", help="Hub task name (hfxfer tasks lists them); auto reads it off the columns")
-    method: Literal["full", "head"] = setting(
-        "full", help="full trains everything; head keeps the body frozen, batch-norm statistics and dropout too")
+    method: Literal["auto", "head", "full", "lp-ft", "gradual", "lora"] = setting(
+        "auto", help="head: body frozen; full: all; lp-ft: head, then all; gradual: from the top; lora: low-rank adapters")
+    freeze: int | list[str] | None = setting(
+        None, ge=1, help="Keep frozen for good: the lowest N blocks (and what is below them), or parameters by glob patterns")
+    head_epochs: float = setting(10.0, gt=0, help="lp-ft: passes of the head's stage; num_train_epochs counts the full stage", unit="epochs")
+    unfreeze_epochs: list[float] | Auto = setting(
+        "auto", help="gradual: when each further block from the top begins to train; auto spreads all over the first half")
+    feature_views: int = setting(1, ge=1, help="Frozen body: augmented views of each training picture to cache; 1 is the plain picture")
+    feature_cache_gb: float = setting(20.0, ge=0, help="Frozen body: most disk that cached features may take; 0 computes them each time", unit="GB")
+    layer_decay: float = setting(1.0, gt=0, le=1, help="Learning rate of each block as a share of the block above; 0.65 to 0.9 is usual")
+    head_lr_multiplier: float = setting(1.0, gt=0, help="Learning rate of the head as a multiple of learning_rate")
+    lora_rank: int = setting(8, ge=1, help="lora: rank of the adapters")
+    lora_alpha: float | Auto = setting("auto", gt=0, help="lora: scale of the adapters; auto is twice the rank")
+    keep_adapter: bool = setting(False, help="lora: save the adapter beside its base instead of merged weights")
 
     revision: str | None = setting(None, help="Branch, tag or commit of the checkpoint on the Hub")
     architecture: str | None = setting(None, help="timm's full name for a bare weights file, such as resnet50.tv_in1k")
@@ -109,6 +121,17 @@ class Recipe:
         "auto", help="Of training; auto is bf16 on a GPU that has it, else fp32. Final scores are always fp32")
     augment: Literal["none", "light", "rand", "auto"] = setting(
         "light", help="Images: light crops and flips; rand adds RandAugment, auto AutoAugment")
+    mixup: float = setting(0.0, ge=0, help="Images: alpha of mixup (Zhang et al. 2018); 0 is off, 0.2 usual")
+    cutmix: float = setting(0.0, ge=0, help="Images: alpha of cutmix (Yun et al. 2019); 0 is off, 1 usual")
+    random_erasing: float = setting(0.0, ge=0, le=1, help="Images: probability that a rectangle is erased")
+    drop_path: float | Auto = setting("auto", ge=0, le=0.9, help="Stochastic depth; auto keeps the checkpoint's")
+    l2_sp: float = setting(0.0, ge=0, help="Pull towards the pre-trained weights (Li et al. 2018); 0 is off, 0.01 usual")
+    ema_decay: float = setting(0.0, ge=0, le=0.99999, help="Evaluate and save a moving average of the weights; 0 is off, 0.99 to 0.9999 usual")
+    class_weights: Literal["none", "balanced"] | dict[str, float] = setting(
+        "none", help="Weights of the classes in the loss: none, balanced (rare classes count more), or LABEL=WEIGHT …")
+    sampler: Literal["random", "balanced"] = setting("random", help="balanced draws every class equally often")
+    plan: Literal["auto", "none", "compile"] | dict[str, str] = setting(
+        "auto", help="auto measures how to run on this machine; none does not; compile adds torch.compile; NAME=VALUE … pins choices")
     max_length: int | Auto = setting("auto", ge=4, help="Longest text; auto is the checkpoint's own, at most 512", unit="tokens")
     stride: int = setting(64, ge=0, help="Overlap of windows over long token sequences", unit="tokens")
 

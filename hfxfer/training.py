@@ -69,6 +69,9 @@ def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loade
     recipe = models.settle_lengths(recipe, loaded.processor, loaded.model.config)
     size = sum(parameter.numel() for parameter in loaded.model.parameters())
     chosen: dict[str, Any] = {}
+    if recipe.method == "auto":
+        chosen["method"] = "full"
+        recipe = dataclasses.replace(recipe, method="full")
     if recipe.per_device_train_batch_size == "auto":
         wanted = 2 ** round(math.log2(max(1, rows.train.num_rows / 20)))
         chosen["per_device_train_batch_size"] = min(32, max(8, wanted))
