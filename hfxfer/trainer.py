@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import console, data, inputs, methods, models, tasks
+from hfxfer import console, data, inputs, methods, models, rates, tasks
 from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
@@ -159,6 +159,11 @@ class TransferTrainer(Trainer):
             return inputs.load_inputs(dataset, self.task.columns, self.recipe.columns)
         target = data.Target(self.problem.problem_type, self.problem.labels)
         return data.load_split(source, "test", self.task.columns, self.recipe, target)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer's, with a rate for each layer and no weight decay on norms, biases and tokens."""
+        with rates.grouped(self, self.model if model is None else model):
+            return super().create_optimizer(model)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         if self.task is None or type(self.task).forward is Task.forward:
