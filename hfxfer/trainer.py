@@ -22,7 +22,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import console, data, inputs, methods, models, rates, tasks
+from hfxfer import console, data, inputs, losses, methods, models, rates, tasks
 from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
@@ -60,6 +60,9 @@ class TransferTrainer(Trainer):
             given["model_init"] = _with_method(given["model_init"], method)
         super().__init__(**given)
         self.add_callback(_EpochTeller(self))
+        self.training_loss = losses.training_loss(self)
+        if self.recipe.l2_sp:
+            self.add_callback(losses.PullBack(self))
 
     @property
     def scores_rows(self) -> bool:
@@ -166,6 +169,9 @@ class TransferTrainer(Trainer):
             return super().create_optimizer(model)
 
     def compute_loss(self, model: Any, inputs: dict, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        if self.training_loss is not None and model.training and "labels" in inputs:
+            loss, outputs = losses.loss_of_batch(self, model, inputs, num_items_in_batch)
+            return (loss, outputs) if return_outputs else loss
         if self.task is None or type(self.task).forward is Task.forward:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         outputs = self.task.forward(model, inputs, self.recipe)
