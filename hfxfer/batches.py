@@ -1,7 +1,7 @@
 """Rows to batches: what training reads, and in which order, as functions of (seed, epoch, row).
 
-The sampler yields (epoch, index) pairs, so that a loader worker knows the epoch without shared state, and
-an item's augmentation is drawn from generators seeded by (seed, epoch, row_id): a row is augmented the same
+The sampler yields (epoch, index) pairs, so that a loader worker knows the epoch without shared state (a row that comes
+again in the same epoch has its number, from 1, as a third part), and an item's augmentation is drawn from generators seeded by (seed, epoch, row_id): a row is augmented the same
 way whatever the number of workers or processes, and after a resume.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,8 +20,9 @@ from torch.utils.data import Dataset, Sampler
 
 from hfxfer import console
 from hfxfer.data import Split
+from hfxfer.errors import RecipeError
 from hfxfer.recipe import Recipe
-from hfxfer.tasks._task import Problem, Task
+from hfxfer.tasks._task import SINGLE_LABEL, Problem, Task
 
 ENCODE_CHUNK = 1000
 MEGABATCH = 50
@@ -35,17 +37,29 @@ class Items(Dataset):
         self.training = training
         self._row_ids = split.row_ids
         self._items = None if task.encode_on_access else encode_all(task, split, processor, problem, recipe)
+        # Now, so that what cannot be balanced is refused before any work.
+        self.classes = self._classes() if training else None
 
     def __len__(self) -> int:
         return len(self._row_ids) if self._items is None else len(self._items)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+    def __getitem__(self, key: int | tuple[int, ...]) -> dict:
+        epoch, index, *again = key if isinstance(key, tuple) else (0, key)
         if self._items is not None:
             return self._items[index]
-        with seeded(self.recipe.seed, epoch, self._row_ids[index]):
+        with seeded(self.recipe.seed, epoch, "#".join([self._row_ids[index], *map(str, again)])):
             rows = self.split.take([index])
             return self.task.encode(rows, self.processor, self.problem, self.recipe, training=self.training)[0]
+
+    def _classes(self) -> list[str] | None:
+        """Each item's class, which a balanced sampler goes by; None for a random one. Raises RecipeError where items have not just one."""
+        if self.recipe.sampler == "random":
+            return None
+        if self.problem.problem_type != SINGLE_LABEL:
+            raise RecipeError(f"sampler is {self.recipe.sampler!r}, which draws classes, and problem_type is {self.problem.problem_type}, whose rows "
+                              "have not one class each. Leave it out")
+        labels = self.split.column(self.task.target)
+        return list(labels) if self._items is None else [labels[item["_row"]] for item in self._items]
 
     def lengths(self) -> list[int] | None:
         """What batches are grouped by, or None."""
@@ -74,14 +88,16 @@ def encode_all(task: Task, split: Split, processor: Any, problem: Problem, recip
 class EpochBatches(Sampler):
     """Batches of (epoch, index), shuffled by (seed, epoch); grouped by length where lengths are given.
 
-    `group` batches follow each other with like lengths: the processes of one step, or the parts of one update.
+    With `classes`, one for each item, an epoch has as many items, and of every class equally many: a rare class's come
+    again, (epoch, index, 1) the first time, after all of the class have come. `group` batches follow each other with like lengths: the processes of one step, or the parts of one update.
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int, *, lengths: list[int] | None = None,
-                 shuffle: bool = True, drop_last: bool = False, group: int = 1):
+                 shuffle: bool = True, drop_last: bool = False, group: int = 1, classes: list[str] | None = None):
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.lengths = None if lengths is None or not shuffle else np.asarray(lengths)
         self.shuffle, self.drop_last, self.group, self.epoch = shuffle, drop_last, group, 0
+        self.members = None if classes is None else [np.flatnonzero(np.asarray(classes) == name) for name in sorted(set(classes))]
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -91,11 +107,23 @@ class EpochBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = np.random.default_rng([self.seed, self.epoch])
-        order = draw.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
+        order = self._balanced(draw) if self.members else draw.permutation(self.num_items) if self.shuffle else np.arange(self.num_items)
         if self.lengths is not None:
             order = self._by_length(order, draw)
+        times: Counter[int] = Counter()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(index)) for index in order[start:start + self.batch_size]]
+            batch = []
+            for index in order[start:start + self.batch_size].tolist():
+                batch.append((self.epoch, index, times[index]) if times[index] else (self.epoch, index))
+                times[index] += 1
+            yield batch
+
+    def _balanced(self, draw: np.random.Generator) -> np.ndarray:
+        shares = np.full(len(self.members), self.num_items // len(self.members))
+        shares[draw.permutation(len(shares))[:self.num_items % len(shares)]] += 1
+        drawn = [np.concatenate([draw.permutation(own) for _ in range(-(-share // len(own)))] or [own[:0]])[:share]
+                 for own, share in zip(self.members, shares.tolist())]
+        return draw.permutation(np.concatenate(drawn))
 
     def _by_length(self, order: np.ndarray, draw: np.random.Generator) -> np.ndarray:
         step = self.batch_size * self.group

@@ -126,7 +126,7 @@ class TransferTrainer(Trainer):
         seed = args.seed if args.data_seed is None else args.data_seed
         self.batches = EpochBatches(
             len(self.train_dataset), self._train_batch_size, seed, lengths=self.train_dataset.lengths(),
-            shuffle=args.train_sampling_strategy != "sequential", drop_last=args.dataloader_drop_last,
+            shuffle=args.train_sampling_strategy != "sequential", drop_last=args.dataloader_drop_last, classes=self.train_dataset.classes,
             group=args.gradient_accumulation_steps * args.world_size)
         # A generator of its own: else every epoch draws a number from torch's global one, and a resumed run differs.
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,

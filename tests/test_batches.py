@@ -3,11 +3,13 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from tiny_models import digits, timm_checkpoint
 
 from hfxfer import data, models, tasks
 from hfxfer.batches import EpochBatches, Items, seeded
+from hfxfer.errors import RecipeError
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import Problem
 
@@ -80,3 +82,75 @@ def test_augmentation_is_the_same_in_every_worker(tmp_path):
               for workers in (0, 2) for batch in torch.utils.data.DataLoader(items, batch_sampler=keys, num_workers=workers, collate_fn=list)]
     assert torch.equal(*loaded)
     assert not torch.equal(items[(0, 1)]["pixel_values"], items[(1, 1)]["pixel_values"])
+
+
+# --- balanced --------------------------------------------------------------------------------------------------------
+
+CLASSES = ["a"] * 12 + ["b"] * 3 + ["c"] * 6
+
+
+def drawn(batches):
+    return [index for batch in batches for _, index, *_ in batch]
+
+
+def test_a_balanced_epoch_has_every_class_equally_often():
+    batches = EpochBatches(21, 4, seed=1, classes=CLASSES)
+    found = drawn(batches)
+    assert len(found) == 21 and [len(batch) for batch in batches] == [4] * 5 + [1]
+    assert sorted(CLASSES[index] for index in found) == ["a"] * 7 + ["b"] * 7 + ["c"] * 7
+    # Of the rare class each row twice, one of them three times; of the common one seven different rows.
+    assert sorted(found.count(index) for index in range(12, 15)) == [2, 2, 3]
+    assert max(found.count(index) for index in range(12)) == 1
+
+
+def test_a_balanced_order_is_of_seed_and_epoch():
+    batches, again = (EpochBatches(21, 4, seed=1, classes=CLASSES) for _ in range(2))
+    first = list(batches)
+    assert list(again) == first
+    batches.set_epoch(1)
+    assert drawn(batches) != drawn(first) and list(again) == first
+
+
+def test_what_does_not_divide_goes_to_classes_drawn_anew():
+    batches = EpochBatches(20, 4, seed=1, classes=CLASSES[:20])
+    counts = set()
+    for epoch in range(8):
+        batches.set_epoch(epoch)
+        counts.add(tuple(sum(CLASSES[index] == name for index in drawn(batches)) for name in "abc"))
+    assert counts == {(6, 7, 7), (7, 6, 7), (7, 7, 6)}
+
+
+def test_a_row_that_comes_again_has_its_number_and_another_augmentation(tmp_path):
+    keys = [key for batch in EpochBatches(21, 4, seed=1, classes=CLASSES) for key in batch]
+    assert sorted(key[1:] for key in keys if key[1] == 12) in ([(12,), (12, 1)], [(12,), (12, 1), (12, 2)])
+    items = image_items(tmp_path, sampler="balanced")
+    first, second = items[(0, 1)]["pixel_values"], items[(0, 1, 1)]["pixel_values"]
+    assert not torch.equal(first, second) and torch.equal(second, items[(0, 1, 1)]["pixel_values"])
+
+
+def test_balanced_batches_hold_items_of_like_length():
+    lengths = list(np.random.default_rng(0).integers(1, 200, 512))
+    classes = ["a" if index % 5 else "b" for index in range(512)]
+    batches = list(EpochBatches(512, 8, seed=0, lengths=lengths, classes=classes))
+    assert np.mean([max(lengths[key[1]] for key in batch) - min(lengths[key[1]] for key in batch) for batch in batches]) < 20
+    assert sum(classes[index] == "b" for index in drawn(batches)) == 256
+
+
+def test_classes_are_those_of_the_items(tmp_path):
+    assert image_items(tmp_path / "random").classes is None
+    assert image_items(tmp_path / "balanced", sampler="balanced").classes == ["0"] * 6 + ["1"] * 6
+
+
+def test_rows_without_one_class_each_are_refused(tmp_path):
+    items = image_items(tmp_path, sampler="balanced")
+    with pytest.raises(RecipeError) as caught:
+        Items(items.task, items.split, items.processor, Problem("multi_label_classification", ("0", "1")), items.recipe, training=True)
+    assert str(caught.value) == ("sampler is 'balanced', which draws classes, and problem_type is multi_label_classification, whose rows "
+                                 "have not one class each. Leave it out")
+
+
+def image_items(folder, **settings):
+    task, problem = tasks.get("image-classification"), Problem("single_label_classification", ("0", "1"))
+    recipe = Recipe(model=str(timm_checkpoint(folder)), data="d", **settings)
+    rows = data.load_rows({"train": [{"image": picture, "label": str(label)} for picture, label in digits((0, 1), 6)]}, task.columns, recipe, cut=False)
+    return Items(task, rows.train, models.load(task, recipe, problem).processor, problem, recipe, training=True)
