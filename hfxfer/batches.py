@@ -49,7 +49,9 @@ class Items(Dataset):
             return self._items[index]
         with seeded(self.recipe.seed, epoch, "#".join([self._row_ids[index], *map(str, again)])):
             rows = self.split.take([index])
-            return self.task.encode(rows, self.processor, self.problem, self.recipe, training=self.training)[0]
+            item = self.task.encode(rows, self.processor, self.problem, self.recipe, training=self.training)[0]
+        # What a batch is mixed by.
+        return {**item, "_drawn": key} if self.training and isinstance(key, tuple) else item
 
     def _classes(self) -> list[str] | None:
         """Each item's class, which a balanced sampler goes by; None for a random one. Raises RecipeError where items have not just one."""

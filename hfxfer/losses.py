@@ -62,16 +62,16 @@ def training_loss(trainer: Any) -> TrainingLoss | None:
     **kwargs and ignore num_items_in_batch, and their gradient would grow with accumulation and processes (5.23).
     """
     recipe, problem, args = trainer.recipe, trainer.problem, trainer.args
-    weighted, mixed = recipe.class_weights != "none", bool(recipe.mixup or recipe.cutmix)
+    weighted = recipe.class_weights != "none"
+    asked = [f"{name} is {getattr(recipe, name)!r}" for name in ("class_weights", "mixup", "cutmix") if getattr(recipe, name) not in ("none", 0.0)]
     split = getattr(trainer.train_dataset, "split", None)
-    if weighted and (problem is None or split is None):
-        raise RecipeError(f"class_weights is {recipe.class_weights!r}, which is counted on raw rows; the training data is already encoded. "
-                          "Give raw rows, or weigh the loss in compute_loss_func")
-    if weighted and trainer.compute_loss_func is not None:
-        raise RecipeError(f"class_weights is {recipe.class_weights!r}, and compute_loss_func is another loss. Leave out one of them")
+    if asked and split is None and trainer.train_dataset is not None:
+        raise RecipeError(f"{' and '.join(asked)}, which needs raw rows; the training data is already encoded. Give raw rows, or leave it out")
+    if asked and trainer.compute_loss_func is not None:
+        raise RecipeError(f"{' and '.join(asked)}, and compute_loss_func is another loss. Leave out one of them")
     updates = args.gradient_accumulation_steps > 1 or args.world_size > 1
     miscounted = updates and trainer.model_accepts_loss_kwargs and problem is not None
-    if split is None or trainer.compute_loss_func is not None or not (weighted or mixed or miscounted):
+    if split is None or trainer.compute_loss_func is not None or not (asked or miscounted):
         return None
     weights = class_weights(recipe.class_weights, problem, split.column(trainer.task.target)) if weighted else None
     return TrainingLoss(problem, weights, args.label_smoothing_factor)

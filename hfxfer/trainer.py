@@ -28,6 +28,7 @@ from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.metrics import METRICS
+from hfxfer.mixing import Mixing, mixing
 from hfxfer.recipe import Recipe
 from hfxfer.run import mark_complete
 from hfxfer.tasks._task import Problem, Task
@@ -111,7 +112,7 @@ class TransferTrainer(Trainer):
         self.recipe = models.settle_lengths(self.recipe, processor, getattr(model, "config", None))
         if isinstance(given.get("train_dataset"), data.Split):
             given["train_dataset"] = Items(self.task, given["train_dataset"], processor, self.problem, self.recipe, training=True)
-        given["data_collator"] = Collator(self.task, processor)
+        given["data_collator"] = Collator(self.task, processor, mixing(self.recipe, self.task, self.problem))
 
     def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:
         """hfxfer's own collator drops what forward does not take, after it has used it."""
@@ -255,13 +256,14 @@ class TransferTrainer(Trainer):
 
 
 class Collator:
-    """The task's collate, without the keys that the model does not take."""
+    """The task's collate, with mixup and cutmix in training, without the keys that the model does not take."""
 
-    def __init__(self, task: Task, processor: Any):
-        self.task, self.processor = task, processor
+    def __init__(self, task: Task, processor: Any, mixing: Mixing | None = None):
+        self.task, self.processor, self.mixing = task, processor, mixing
 
     def __call__(self, items: list[dict]) -> dict[str, Any]:
         batch = self.task.collate(items, self.processor)
+        batch = self.mixing(batch, items) if self.mixing else batch
         return {key: value for key, value in batch.items() if not key.startswith("_")}
 
 

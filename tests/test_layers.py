@@ -19,7 +19,7 @@ LAYERS = (
     "metrics._regression", "metrics._resampling",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
-    "checkpoints", "models", "blocks", "rates", "losses", "methods", "batches", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
+    "checkpoints", "models", "blocks", "rates", "losses", "methods", "batches", "mixing", "probabilities", "evaluation", "serving", "trainer", "fitting", "training",
     "quickstart",
     "__init__", "flags", "cli", "__main__",
 )

@@ -30,7 +30,7 @@ class ImageClassification(ClassificationTask):
         from hfxfer.tasks._image import evaluation_pixels, training_pixels
 
         if training:
-            pixels = [training_pixels(row["image"], processor, recipe.augment) for row in rows]
+            pixels = [training_pixels(row["image"], processor, recipe.augment, recipe.random_erasing) for row in rows]
         else:
             pixels = evaluation_pixels([row["image"] for row in rows], processor)
         items = [{"pixel_values": image, "_row": index} for index, image in enumerate(pixels)]
