@@ -13,17 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console
+from hfxfer import console, dropout
 from hfxfer.checkpoints import check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import REGRESSION, Problem, Task
-
-UNABLE_TO_LEARN = 0.8
-"""A dropout before the head above this leaves next to nothing to learn from (MobileNetV1's default is 0.999)."""
-
-DROPOUT_REPLACEMENT = 0.2
-
 
 @dataclass(slots=True)
 class Loaded:
@@ -47,7 +41,7 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
         else:
             config = checkpoint_config(recipe.model, recipe.revision)
             loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
-    _settle_dropout(loaded.model, recipe)
+    dropout.settle_transformers(loaded.model, recipe)
     _settle_padding(loaded.model, loaded.processor, task)
     return loaded
 
@@ -94,6 +88,7 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
     common = {"revision": recipe.revision or "main", "trust_remote_code": recipe.trust_remote_code}
     with explained(recipe.model, task.name):
         settings = transformers.AutoConfig.from_pretrained(recipe.model, **_head_settings(problem), **common)
+        dropout.settle_depth(settings, recipe)
         same_head = _same_labels(config.get("id2label"), problem)
         model, info = getattr(transformers, task.auto_model).from_pretrained(
             recipe.model, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
@@ -112,7 +107,7 @@ def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Lo
     same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
     with explained(recipe.model, task.name):
         settings = _timm_config(config, **_head_settings(problem))
-        _settle_drop_rate(settings.model_args, recipe)
+        dropout.settle_timm(settings.model_args, settings.architecture, recipe)
         model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
     new = _new_weights(model, info, recipe.model)
     if not same_head:
@@ -171,7 +166,7 @@ def _from_state_dict(recipe: Recipe, problem: Problem) -> Loaded:
     pretrained = {key: value for key, value in body.pretrained_cfg.items() if key not in ("file", "num_classes", "state_dict") and value is not None}
     body.reset_classifier(len(problem.labels) or 1)
     arguments: dict[str, Any] = {}
-    _settle_drop_rate(arguments, recipe)
+    dropout.settle_timm(arguments, recipe.architecture, recipe)
     config = {"model_args": arguments, "architecture": recipe.architecture.split(".")[0], "pretrained_cfg": pretrained}
     model = TimmWrapperForImageClassification(_timm_config(config, **_head_settings(problem)))
     model.timm_model.load_state_dict(body.state_dict())
@@ -285,45 +280,6 @@ def _reset_head(model: Any, new: list[str]) -> list[str]:
             torch.nn.init.zeros_(layer.bias)
         new = sorted({*new, *names})
     return new
-
-
-def _settle_drop_rate(model_arguments: dict[str, Any], recipe: Recipe) -> None:
-    """timm's dropout before the classifier, in place."""
-    rate = model_arguments.get("drop_rate") or 0.0
-    if recipe.classifier_dropout != "auto":
-        model_arguments["drop_rate"] = recipe.classifier_dropout
-    elif rate > UNABLE_TO_LEARN:
-        _warn_of_dropout("drop_rate", rate)
-        model_arguments["drop_rate"] = DROPOUT_REPLACEMENT
-
-
-def _warn_of_dropout(name: str, value: float) -> None:
-    console.warn(f"the checkpoint's {name} is {value}: a new head would hardly learn. Using {DROPOUT_REPLACEMENT}; "
-                 "silence this with --classifier_dropout")
-
-
-def _settle_dropout(model: Any, recipe: Recipe) -> None:
-    """Notice a dropout before the head that keeps it from learning, or set the one that was asked for."""
-    import torch
-
-    if hasattr(model, "timm_model"):
-        return
-    names = [name for name in vars(model.config) if "dropout" in name and re.search("classif|cls|summary|final|head", name)]
-    wanted = recipe.classifier_dropout
-    if wanted != "auto" and not names:
-        console.warn(f"--classifier_dropout {wanted} has no effect: {type(model).__name__} has no such setting")
-    for name in names:
-        value = getattr(model.config, name)
-        if wanted == "auto" and not (isinstance(value, (int, float)) and value > UNABLE_TO_LEARN):
-            continue
-        if wanted == "auto":
-            _warn_of_dropout(name, value)
-        chosen = DROPOUT_REPLACEMENT if wanted == "auto" else wanted
-        setattr(model.config, name, chosen)
-        for module_name, module in model.named_modules():
-            inside = module_name.startswith(f"{model.base_model_prefix}.") and "pooler" not in module_name
-            if isinstance(module, torch.nn.Dropout) and not inside:
-                module.p = chosen
 
 
 def _settle_padding(model: Any, tokenizer: Any, task: Task) -> None:
