@@ -95,14 +95,16 @@ class EpochBatches(Sampler):
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int, *, lengths: list[int] | None = None,
-                 shuffle: bool = True, drop_last: bool = False, group: int = 1, classes: list[str] | None = None):
+                 shuffle: bool = True, drop_last: bool = False, group: int = 1, classes: list[str] | None = None,
+                 first_epoch: int = 0):
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.lengths = None if lengths is None or not shuffle else np.asarray(lengths)
-        self.shuffle, self.drop_last, self.group, self.epoch = shuffle, drop_last, group, 0
+        self.shuffle, self.drop_last, self.group = shuffle, drop_last, group
+        self.epoch = self.first_epoch = first_epoch
         self.members = None if classes is None else [np.flatnonzero(np.asarray(classes) == name) for name in sorted(set(classes))]
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch = self.first_epoch + epoch
 
     def __len__(self) -> int:
         return self.num_items // self.batch_size if self.drop_last else -(-self.num_items // self.batch_size)

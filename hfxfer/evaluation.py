@@ -56,7 +56,7 @@ def run_batches(predictor: Predictor, split: Split, batch_size: int, what: str =
     import torch
 
     jobs = _jobs(predictor, split, batch_size)
-    rank, world = _rank_and_world()
+    rank, world = rank_and_world()
     mine = jobs[rank::world]
     was_training = predictor.model.training
     predictor.model.eval()
@@ -87,8 +87,8 @@ def evaluate_split(predictor: Predictor, split: Split, batch_size: int, folder: 
                 probabilities.put(position, prediction.probabilities)
         if result.loss is not None:
             losses.append((result.loss, len(result.positions)))
-    if came_back != split.num_rows and _rank_and_world()[0] == 0:
-        raise WorkError(f"{came_back} of {split.num_rows} rows came back from {_rank_and_world()[1]} processes; no score was computed")
+    if came_back != split.num_rows and rank_and_world()[0] == 0:
+        raise WorkError(f"{came_back} of {split.num_rows} rows came back from {rank_and_world()[1]} processes; no score was computed")
     loss = sum(value * rows for value, rows in losses) / sum(rows for _, rows in losses) if losses else None
     outcomes = Outcomes(split.column(predictor.task.target), answers, probabilities if len(probabilities) else None)
     return outcomes, loss
@@ -210,7 +210,8 @@ def _autocast(predictor: Predictor) -> Any:
     return torch.autocast(device, dtype={"bf16": torch.bfloat16, "fp16": torch.float16}[predictor.precision])
 
 
-def _rank_and_world() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
+    """This process's number and how many there are."""
     import torch.distributed as dist
 
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)

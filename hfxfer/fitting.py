@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hfxfer import checkpoints, console, data, figures, methods, models
 from hfxfer.errors import RecipeError, RefusedError, WorkError
@@ -19,7 +18,8 @@ from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
-from hfxfer.trainer import EarlyStopping, TransferTrainer, patience_is_over
+from hfxfer.stopping import EarlyStopping
+from hfxfer.trainer import TransferTrainer
 
 NUM_EXAMPLES = 12
 
@@ -30,8 +30,6 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
     checkpoint = _checkpoint_to_resume(run) if resume else None
-    if checkpoint and recipe.early_stopping_patience:
-        _stay_stopped(args, checkpoint, recipe.early_stopping_patience)
     if trainer.is_world_process_zero():
         run.create()
         run.write_recipe(recipe)
@@ -39,7 +37,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         run.write_json("base.json", loaded.base)
         run.write_json("environment.json", _environment(args))
         if resume:
-            run.forget_after(int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0)
+            run.forget_after(checkpoint)
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
@@ -121,8 +119,7 @@ def _trainer(args: TrainingArguments, recipe: Recipe, task: Task, problem: Probl
     if recipe.early_stopping_patience and str(args.eval_strategy.value) != "no" and args.load_best_model_at_end:
         callbacks.append(EarlyStopping(recipe.early_stopping_patience))
     trainer = TransferTrainer(model=loaded.model, args=args, train_dataset=rows.train, eval_dataset=rows.validation,
-                              processing_class=loaded.processor, callbacks=callbacks, task=task, method=recipe.method,
-                              recipe=recipe, problem=problem)
+                              processing_class=loaded.processor, callbacks=callbacks, task=task, recipe=recipe, problem=problem)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -146,13 +143,6 @@ def _checkpoint_to_resume(run: Run) -> Path | None:
         console.talk(f"passing over {path}: it was cut short")
     console.talk("no complete checkpoint: starting from the beginning")
     return None
-
-
-def _stay_stopped(args: TrainingArguments, checkpoint: Path, patience: int) -> None:
-    """Where early stopping had ended the training before it was cut short, resuming only writes the Run."""
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    if patience_is_over(state.log_history, args, patience):
-        args.max_steps = state.global_step
 
 
 def _kept(run: Run) -> str:
@@ -237,9 +227,12 @@ class Chronicle(TrainerCallback):
     """Writes history.jsonl and shows progress."""
 
     def __init__(self, run: Run):
-        self.run, self.bar = run, None
+        self.run, self.bar, self.before = run, None, {"step": 0, "epoch": 0.0}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        name = os.path.basename(args.output_dir) if os.path.abspath(args.output_dir) != os.path.abspath(self.run.checkpoints_dir) else ""
+        if state.is_world_process_zero:
+            self._begin_stage(name, state.global_step > 0)
         self.bar = console.Progress(state.max_steps, "training", "steps", done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
@@ -250,12 +243,24 @@ class Chronicle(TrainerCallback):
             return
         kind = "eval" if any(name.startswith("eval_") for name in logs) else "log"
         values = {name: value for name, value in logs.items() if isinstance(value, (int, float)) and value == value and abs(value) != float("inf")}
-        self.run.append_event({"type": kind, "step": state.global_step, **values})
+        self.run.append_event({"type": kind, **values, "step": self.before["step"] + state.global_step,
+                               "epoch": self.before["epoch"] + values.get("epoch", 0.0)})
         if "loss" in logs and self.bar is not None:
             self.bar.described = f"loss {logs['loss']:.4g}"
         if kind == "eval":
             shown = {name[5:]: value for name, value in values.items() if name.startswith("eval_") and name[5:] in self._shown(args)}
             console.talk(f"epoch {state.epoch:.3g}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items()))
+
+    def _begin_stage(self, name: str, resumed: bool) -> None:
+        """Steps and epochs in history.jsonl go on from stage to stage; the stage event says where each began."""
+        history = self.run.history()
+        known = [event for event in history if event["type"] == "stage" and event["name"] == name]
+        if resumed and known:
+            self.before = {"step": known[-1]["step"], "epoch": known[-1]["epoch"]}
+            return
+        last = next((event for event in reversed(history) if event["type"] in ("log", "eval")), {})
+        self.before = {"step": last.get("step", 0), "epoch": last.get("epoch", 0.0)}
+        self.run.append_event({"type": "stage", "name": name, **self.before})
 
     @staticmethod
     def _shown(args: Any) -> tuple[str, ...]:

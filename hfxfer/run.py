@@ -196,10 +196,18 @@ class Run:
                     raise RunError(f"line {number} of {path} is no event: {error}") from error
         return events
 
-    def forget_after(self, step: int) -> None:
-        """Drop the events of steps that will be done again after a resume."""
-        kept = [event for event in self.history() if event.get("step", 0) <= step and event["type"] != "end"]
-        write_text(self.folder / "history.jsonl", "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in kept))
+    def forget_after(self, checkpoint: Path | None) -> None:
+        """Drop the events that will come again when training goes on from this checkpoint; of all stages without one."""
+        events = [event for event in self.history() if event["type"] != "end"]
+        stage = "" if checkpoint is None or checkpoint.parent == self.checkpoints_dir else checkpoint.parent.name
+        begins = [index for index, event in enumerate(events) if event["type"] == "stage" and event["name"] == stage]
+        if checkpoint is None:
+            events = []
+        elif begins:
+            last = events[begins[-1]]["step"] + int(checkpoint.name.rpartition("-")[2])
+            following = [index for index, event in enumerate(events) if event["type"] == "stage" and index > begins[-1]]
+            events = [event for event in events[:following[0] if following else None] if event.get("step", 0) <= last]
+        write_text(self.folder / "history.jsonl", "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events))
 
     def predictions(self) -> Any:
         """predictions.parquet as a pyarrow Table."""
@@ -212,10 +220,12 @@ class Run:
             raise RunError(f"cannot read {self.predictions_path}: {error}. The run is incomplete: {self.continuing_command}") from error
 
     def checkpoints(self) -> Iterator[tuple[Path, bool]]:
-        """Checkpoints, newest first, each with whether it is complete."""
-        found = [path for path in self.checkpoints_dir.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-        for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
-            yield path, is_complete(path)
+        """Checkpoints, newest first (the last stage's, then those of the stages before it), each with whether it is complete."""
+        stages = sorted(self.checkpoints_dir.glob("stage-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+        for folder in (self.checkpoints_dir, *stages):
+            found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+            for path in sorted(found, key=lambda path: -int(path.name.rpartition("-")[2])):
+                yield path, is_complete(path)
 
     def _must_exist(self) -> None:
         if not self.exists():

@@ -22,44 +22,54 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import console, data, inputs, losses, methods, models, rates, tasks
+from hfxfer import adapters, console, data, inputs, losses, methods, models, rates, staging, tasks
 from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
-from hfxfer.errors import DataError, DivergedError, ModelError
+from hfxfer.errors import DataError, DivergedError, ModelError, RecipeError
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.metrics import METRICS
 from hfxfer.mixing import Mixing, mixing
-from hfxfer.recipe import Recipe
+from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 from hfxfer.run import mark_complete
+from hfxfer.stopping import best_evaluation, metric_key
 from hfxfer.tasks._task import Problem, Task
+
+SETTINGS = ("columns", "augment", "problem_type", "on_bad_rows", "max_length", "stride", "freeze", "head_epochs", "unfreeze_epochs", "feature_views",
+            "feature_cache_gb", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix", "random_erasing",
+            "l2_sp", "ema_decay", "class_weights", "sampler")
+"""Settings of a recipe that a script gives to TransferTrainer by keyword."""
 
 
 class TransferTrainer(Trainer):
-    """Trainer with `task=`, `method=`, `columns=` and `augment=`; every Trainer argument and method still works.
+    """Trainer with `task=`, `method=` and hfxfer's settings of training; every Trainer argument and method still works.
 
     model: a model, or the name of a checkpoint (a Hub id or folder), which gets a head for the labels found
-    in the data. processing_class: loaded with the checkpoint where it is not given.
+    in the data. processing_class: loaded with the checkpoint where it is not given. settings: SETTINGS below, as in a recipe.
     Raises DataError, ModelError or RecipeError before any training.
     """
 
-    def __init__(self, *positional: Any, task: str | Task | None = None, method: str = "full", columns: dict[str, str] | None = None,
-                 augment: str = "light", recipe: Recipe | None = None, problem: Problem | None = None, **named: Any):
+    def __init__(self, *positional: Any, task: str | Task | None = None, method: str = "full", recipe: Recipe | None = None,
+                 problem: Problem | None = None, **named: Any):
+        settings = {name: named.pop(name) for name in SETTINGS if name in named}
         given = inspect.signature(Trainer.__init__).bind_partial(self, *positional, **named).arguments
         given.pop("self")
         self.task = tasks.get(task) if isinstance(task, str) else task
-        self.problem, self.batches = problem, None
+        self.problem, self.batches, self.cached, self.stage = problem, None, None, None
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
-        self.recipe = recipe or self._script_recipe(given, columns or {}, augment)
+        self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
         if self.task is not None:
             self._adopt(given)
         elif isinstance(given.get("model"), str):
             raise ModelError(f"model is the name {given['model']!r}, which needs a task: "
                              f"TransferTrainer(…, task='image-classification'). Tasks: {', '.join(tasks.names())}")
         if given.get("model") is not None:
-            methods.apply(method, given["model"])
+            methods.thaw(given["model"])
+            self.stages = methods.stages(self.recipe, given["model"], given["args"].num_train_epochs)
+            methods.train_only(given["model"], self.stages[0].trained)
         elif given.get("model_init") is not None:
-            given["model_init"] = _with_method(given["model_init"], method)
+            given["model_init"] = _with_method(given["model_init"], self.recipe, given["args"].num_train_epochs)
         super().__init__(**given)
+        self.optimizer_is_ours = self.optimizer is None
         self.add_callback(_EpochTeller(self))
         self.training_loss = losses.training_loss(self)
         if self.recipe.l2_sp:
@@ -70,10 +80,11 @@ class TransferTrainer(Trainer):
         """True where hfxfer's own evaluation is used: raw rows, and no compute_metrics."""
         return self.problem is not None and self.compute_metrics is None
 
-    def _script_recipe(self, given: dict, columns: dict, augment: str) -> Recipe:
+    def _script_recipe(self, given: dict, settings: dict[str, Any]) -> Recipe:
         args, model = given["args"], given.get("model")
-        return Recipe(model=model if isinstance(model, str) else "given", data="given", output_dir=args.output_dir, seed=args.seed,
-                      columns=columns, augment=augment, per_device_eval_batch_size=args.per_device_eval_batch_size)
+        return Recipe.from_settings({
+            "model": model if isinstance(model, str) else GIVEN_IN_PYTHON, "data": GIVEN_IN_PYTHON, "output_dir": args.output_dir, "seed": args.seed,
+            "per_device_eval_batch_size": args.per_device_eval_batch_size, **settings})
 
     def _adopt(self, given: dict) -> None:
         """Turn raw rows into splits, find the labels, and load what is named instead of given."""
@@ -92,6 +103,8 @@ class TransferTrainer(Trainer):
             loaded = models.load(self.task, self.recipe, self.problem)
             given["model"] = loaded.model
             given.setdefault("processing_class", loaded.processor)
+        if self.recipe.method == "auto" and given.get("model") is not None:
+            self.recipe = methods.settle(self.recipe, self.problem, given.get("train_dataset"), given["model"])
         if self.problem is not None:
             self._settle_rows(given)
 
@@ -128,7 +141,7 @@ class TransferTrainer(Trainer):
         self.batches = EpochBatches(
             len(self.train_dataset), self._train_batch_size, seed, lengths=self.train_dataset.lengths(),
             shuffle=args.train_sampling_strategy != "sequential", drop_last=args.dataloader_drop_last, classes=self.train_dataset.classes,
-            group=args.gradient_accumulation_steps * args.world_size)
+            group=args.gradient_accumulation_steps * args.world_size, first_epoch=self.stage.first_epoch if self.stage else 0)
         # A generator of its own: else every epoch draws a number from torch's global one, and a resumed run differs.
         loader = DataLoader(self.train_dataset, batch_sampler=self.batches, collate_fn=self.data_collator,
                             num_workers=args.dataloader_num_workers, pin_memory=args.dataloader_pin_memory and torch.cuda.is_available(),
@@ -164,6 +177,27 @@ class TransferTrainer(Trainer):
         target = data.Target(self.problem.problem_type, self.problem.labels)
         return data.load_split(source, "test", self.task.columns, self.recipe, target)
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **named: Any) -> Any:
+        """As Trainer's, stage after stage of the method. Checkpoints of all stages but the last lie in folders of their own."""
+        if self.model_init is not None:
+            return super().train(resume_from_checkpoint, **named)
+        staging.check_optimizers(self, self.stages)
+        first, checkpoint = staging.resume_point(self.stages, self.args, resume_from_checkpoint)
+        earlier = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
+        for number in range(first, len(self.stages)):
+            with staging.in_stage(self, self.stages, number, checkpoint):
+                output = super().train(checkpoint, **named)
+            checkpoint = None
+            if number + 1 < len(self.stages):
+                earlier += [{**entry, "stage": self.stages[number].name} for entry in self.state.log_history]
+        adapters.merge(self.model)
+        self.state.log_history = [*earlier, *self.state.log_history]
+        return output
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As Trainer's; a stage that is a part of one schedule gets its part of it."""
+        return staging.scheduler_of_stage(self.stage, num_training_steps, lambda steps: super(TransferTrainer, self).create_scheduler(steps, optimizer))
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As Trainer's, with a rate for each layer and no weight decay on norms, biases and tokens."""
         with rates.grouped(self, self.model if model is None else model):
@@ -173,7 +207,7 @@ class TransferTrainer(Trainer):
         if self.training_loss is not None and model.training and "labels" in inputs:
             loss, outputs = losses.loss_of_batch(self, model, inputs, num_items_in_batch)
             return (loss, outputs) if return_outputs else loss
-        if self.task is None or type(self.task).forward is Task.forward:
+        if self.task is None or type(getattr(self.task, "inner", self.task)).forward is Task.forward:
             return super().compute_loss(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
         outputs = self.task.forward(model, inputs, self.recipe)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
@@ -203,6 +237,8 @@ class TransferTrainer(Trainer):
         return metrics
 
     def _measure(self, split: data.Split, prefix: str) -> dict[str, float]:
+        if self.cached is not None:
+            self.cached.fill(split)
         precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
         predictor = Predictor(self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem,
                               self.recipe, precision, self.compute_loss_func)
@@ -267,49 +303,18 @@ class Collator:
         return {key: value for key, value in batch.items() if not key.startswith("_")}
 
 
-def _with_method(model_init: Any, method: str) -> Any:
+def _with_method(model_init: Any, recipe: Recipe, num_train_epochs: float) -> Any:
     """The same function, its models frozen as the method says. Keeps the number of arguments, which Trainer looks at."""
     @functools.wraps(model_init)
     def made(*trial: Any) -> Any:
         model = model_init(*trial)
-        methods.apply(method, model)
+        stages = methods.stages(recipe, model, num_train_epochs)
+        if len(stages) > 1 or stages[0].adapters:
+            raise RecipeError(f"model_init is given and method is {recipe.method}, which has stages. Give model=, or method='full' or 'head'")
+        methods.train_only(model, stages[0].trained)
         return model
 
     return made
-
-
-def metric_key(args: TrainingArguments) -> str:
-    return f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-
-
-def best_evaluation(log_history: list[dict], args: TrainingArguments) -> dict | None:
-    """The log entry of the best evaluation so far, the earliest of equals; by the loss where the metric is undefined."""
-    key, sign = metric_key(args), 1 if args.greater_is_better else -1
-    found = [entry for entry in evaluations(log_history, args) if key in entry]
-    if not found:
-        return min(evaluations(log_history, args), key=lambda entry: (entry["eval_loss"], entry["step"]), default=None)
-    return max(found, key=lambda entry: (sign * entry[key], -entry.get("eval_loss", 0.0), -entry["step"]))
-
-
-def evaluations(log_history: list[dict], args: TrainingArguments) -> list[dict]:
-    return [entry for entry in log_history if "eval_loss" in entry or metric_key(args) in entry]
-
-
-def patience_is_over(log_history: list[dict], args: TrainingArguments, patience: int) -> bool:
-    """True after `patience` evaluations without a better one."""
-    best = best_evaluation(log_history, args)
-    return best is not None and sum(entry["step"] > best["step"] for entry in evaluations(log_history, args)) >= patience
-
-
-class EarlyStopping(TrainerCallback):
-    """Stops by the log alone, so that a resumed run stops where it would have."""
-
-    def __init__(self, patience: int):
-        self.patience = patience
-
-    def on_evaluate(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
-        if patience_is_over(state.log_history, args, self.patience):
-            control.should_training_stop = True
 
 
 class _EpochTeller(TrainerCallback):

@@ -8,13 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console, data, models, tasks
+from hfxfer import console, data, methods, models, tasks
 from hfxfer.errors import RecipeError, RunError
 from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
 EXAMPLE_ROWS = 60
+RATES = {"head": methods.HEAD_LEARNING_RATE, "lora": 1e-3}
 
 
 def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: bool = False, **settings: Any) -> Run:
@@ -70,13 +71,12 @@ def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loade
     size = sum(parameter.numel() for parameter in loaded.model.parameters())
     chosen: dict[str, Any] = {}
     if recipe.method == "auto":
-        chosen["method"] = "full"
-        recipe = dataclasses.replace(recipe, method="full")
+        recipe = methods.settle(recipe, problem, rows.train, loaded.model)
     if recipe.per_device_train_batch_size == "auto":
         wanted = 2 ** round(math.log2(max(1, rows.train.num_rows / 20)))
         chosen["per_device_train_batch_size"] = min(32, max(8, wanted))
     if recipe.num_train_epochs == "auto":
-        chosen["num_train_epochs"] = 10.0 if recipe.method == "head" else 5.0 if task.encode_on_access else 3.0
+        chosen["num_train_epochs"] = 10.0 if recipe.method == "head" else 5.0 if task.encode_on_access or recipe.method in ("gradual", "lora") else 3.0
     if recipe.learning_rate == "auto":
         chosen["learning_rate"] = _learning_rate(recipe.method, loaded.model, size)
     if recipe.precision == "auto":
@@ -89,15 +89,15 @@ def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loade
 
 
 def _learning_rate(method: str, model: Any, size: int) -> float:
-    """AdamW peak rates: a new linear head bears 5e-3, a convolutional body 2e-4, a transformer less the larger it is.
+    """AdamW peak rates: a head alone bears 5e-3, adapters 1e-3, a convolutional body 2e-4, a transformer less the larger it is.
 
     Measured with mobilenetv2_100 on 270 pictures of 3 pets, 3 epochs, one seed, 298 test pictures: accuracy 0.920 at
     1e-3, 0.943 at 5e-4, 0.963 at 2e-4.
     """
     import torch
 
-    if method == "head":
-        return 5e-3
+    if method in RATES:
+        return RATES[method]
     if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
         return 2e-4
     return float(f"{min(2e-4, max(1e-5, 5e-5 * math.sqrt(110e6 / size))):.1g}")

@@ -216,14 +216,26 @@ def test_a_broken_line_in_the_midst_of_the_history_is_named(run):
 
 
 def test_a_resumed_run_forgets_what_will_be_done_again(run):
-    kept = [{"type": "stage"}, {"type": "log", "step": 9}, {"type": "eval", "step": 10}]
-    for event in [*kept, {"type": "log", "step": 11}, {"type": "end", "step": 10}]:
+    first = [{"type": "stage", "name": "stage-1-head", "step": 0, "epoch": 0.0}, {"type": "log", "step": 9}, {"type": "eval", "step": 10}]
+    second = [{"type": "stage", "name": "", "step": 10, "epoch": 2.0}, {"type": "log", "step": 12}]
+    for event in [*first, *second, {"type": "log", "step": 14}, {"type": "end", "step": 14}]:
         run.append_event(event)
     with open(run.folder / "history.jsonl", "a") as file:
         file.write('{"type": "lo')
-    run.forget_after(10)
-    run.append_event({"type": "log", "step": 11})
-    assert run.history() == [*kept, {"type": "log", "step": 11}]
+    run.forget_after(run.checkpoints_dir / "checkpoint-3")
+    run.append_event({"type": "log", "step": 14})
+    assert run.history() == [*first, *second, {"type": "log", "step": 14}]
+    run.forget_after(run.checkpoints_dir / "stage-1-head" / "checkpoint-9")
+    assert run.history() == first[:2]
+    run.forget_after(None)
+    assert run.history() == []
+
+
+def test_checkpoints_of_the_last_stage_come_first(run):
+    for name in ("stage-1-head/checkpoint-30", "stage-2-unfrozen/checkpoint-4", "checkpoint-2", "checkpoint-12"):
+        (run.checkpoints_dir / name).mkdir(parents=True)
+    assert [str(path.relative_to(run.checkpoints_dir)) for path, _ in run.checkpoints()] == [
+        "checkpoint-12", "checkpoint-2", "stage-2-unfrozen/checkpoint-4", "stage-1-head/checkpoint-30"]
 
 
 def test_predictions_are_a_table_or_their_lack_is_said(run):

@@ -188,6 +188,7 @@ def test_ties_in_the_metric_are_broken_by_the_loss():
     from hfxfer.trainer import best_evaluation
 
     args = TrainingArguments(output_dir="x", metric_for_best_model="accuracy", greater_is_better=True, use_cpu=True)
+    args.load_best_model_at_end = True
     log = [{"step": 1, "loss": 2.0}, {"step": 2, "eval_accuracy": 0.9, "eval_loss": 0.5}, {"step": 4, "eval_accuracy": 0.9, "eval_loss": 0.3},
            {"step": 6, "eval_accuracy": 0.8, "eval_loss": 0.1}]
     assert best_evaluation(log, args)["step"] == 4
@@ -198,9 +199,10 @@ def test_ties_in_the_metric_are_broken_by_the_loss():
 def test_early_stopping_counts_evaluations_without_a_better_one():
     import types
 
-    from hfxfer.trainer import EarlyStopping
+    from hfxfer.stopping import EarlyStopping
 
     args = TrainingArguments(output_dir="x", metric_for_best_model="accuracy", greater_is_better=True, use_cpu=True)
+    args.load_best_model_at_end = True
     log = [{"step": step, "eval_accuracy": value, "eval_loss": 1.0} for step, value in ((1, 0.5), (2, 0.9), (3, 0.8), (4, 0.7))]
     stops = []
     for end in range(1, 5):
