@@ -12,6 +12,7 @@ import functools
 import inspect
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import adapters, console, data, inputs, losses, methods, models, rates, staging, tasks
+from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, rates, staging, tasks
 from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError, RecipeError
@@ -74,6 +75,9 @@ class TransferTrainer(Trainer):
         self.training_loss = losses.training_loss(self)
         if self.recipe.l2_sp:
             self.add_callback(losses.PullBack(self))
+        self.average = averaging.Average(self) if self.recipe.ema_decay else None
+        if self.average is not None:
+            self.add_callback(self.average)
 
     @property
     def scores_rows(self) -> bool:
@@ -272,6 +276,15 @@ class TransferTrainer(Trainer):
             self.state.best_global_step = self.state.global_step
         return True
 
+    def _maybe_log_save_evaluate(self, *given: Any, **named: Any) -> None:
+        with nullcontext() if self.average is None else self.average.applied():
+            super()._maybe_log_save_evaluate(*given, **named)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average is not None:
+            self.average.resumed_from = Path(resume_from_checkpoint)
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with quiet_libraries():
             super().save_model(output_dir, _internal_call)
@@ -288,6 +301,8 @@ class TransferTrainer(Trainer):
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             if folder.is_dir():
+                if self.average is not None:
+                    self.average.save_raw(folder)
                 mark_complete(folder)
 
 

@@ -100,3 +100,59 @@ def test_a_refused_run_is_refused_by_every_process(place):
 
 def test_weights_of_two_processes_are_the_saved_ones(trained, place):
     assert set(load_file(place / "run" / "model" / "model.safetensors")) >= {"fc.weight", "fc.bias"}
+
+
+REGULARISED = """
+import sys, torch, torch.distributed as dist, datasets
+sys.path.insert(0, {tests!r})
+from tiny_models import digits
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainingArguments
+from hfxfer import TransferTrainer
+from hfxfer.recipe import Recipe
+
+class Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **unused):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+def trainer(name, callbacks=None):
+    rows = datasets.Dataset.from_list([{{"image": picture, "label": str(min(label, 1))}} for picture, label in digits((0, 1, 2), 9)])
+    args = TrainingArguments(output_dir={place!r} + "/" + name, num_train_epochs=2, per_device_train_batch_size=4, use_cpu=True, report_to="none",
+                             disable_tqdm=True, learning_rate=1e-2, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
+                             label_smoothing_factor=0.1, load_best_model_at_end=False)
+    recipe = Recipe(model={network!r}, data="given", mixup=0.4, cutmix=1.0, random_erasing=0.3, class_weights="balanced", sampler="balanced",
+                    l2_sp=0.1, ema_decay=0.9, layer_decay=0.7, head_lr_multiplier=2.0, augment="rand", drop_path=0.1)
+    return TransferTrainer(model={network!r}, args=args, train_dataset=rows, eval_dataset=rows, task="image-classification", recipe=recipe,
+                           callbacks=callbacks)
+
+def flat(model):
+    return torch.cat([value.flatten().float() for value in model.state_dict().values()])
+
+whole = trainer("whole")
+whole.train()
+try:
+    trainer("cut", [Stop()]).train()
+except KeyboardInterrupt:
+    pass
+resumed = trainer("cut")
+resumed.train(resume_from_checkpoint={place!r} + "/cut/checkpoint-4")
+mine = flat(whole.model)
+both = [torch.empty_like(mine) for _ in range(2)]
+dist.all_gather(both, mine)
+found = {{"ranks": torch.equal(*both), "resumed": torch.equal(mine, flat(resumed.model)), "steps": whole.state.global_step}}
+import json
+with open({place!r} + "/found" + str(dist.get_rank()), "w") as file:
+    json.dump(found, file)
+dist.destroy_process_group()
+"""
+
+
+def test_every_regulariser_at_once_in_two_processes_is_resumed_to_the_bit(place):
+    script = place / "regularised.py"
+    script.write_text(REGULARISED.format(tests=os.path.dirname(__file__), place=str(place), network=str(place / "net")))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script)],
+                          capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    # 27 rows, 4 on each of 2 devices: 4 steps an epoch.
+    assert [json.loads((place / f"found{rank}").read_text()) for rank in range(2)] == [{"ranks": True, "resumed": True, "steps": 8}] * 2
