@@ -31,6 +31,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
+        import_module("hfxfer.machine").settle()
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'hfxfer' has no attribute {name!r}; it has {', '.join(__all__)}")
 

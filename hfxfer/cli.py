@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console
+from hfxfer import console, machine
 from hfxfer.errors import EXIT_DONE, WorkError, HfxferError, RecipeError, RefusedError, exit_code
 from hfxfer.flags import Command, Flag, help_lines, parse
 
@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 2 refused before any work, 1 failed in work, 130 interrupted."""
     argv = list(sys.argv[1:] if argv is None else argv)
     console.set_format("human")
+    machine.settle()
     with console.facts_only():
         try:
             return _dispatch(argv)

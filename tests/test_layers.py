@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "hfxfer"
 
 LAYERS = (
-    "errors", "console", "optional", "shipped", "doctor",
+    "errors", "console", "machine", "optional", "shipped", "doctor",
     "values", "recipe", "run", "tables_out",
     "images", "tables", "folders", "sources", "columns", "labels", "rowcheck", "splits", "rows", "inputs", "datareport",
     "data",
