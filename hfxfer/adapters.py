@@ -12,18 +12,25 @@ from hfxfer.recipe import Recipe
 def insert(model: Any, recipe: Recipe) -> frozenset[str]:
     """Put adapters beside the body's linear layers and plain convolutions, in place. Returns the names of their parameters."""
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     if has_adapters(model):
         return _names(model)
     alpha = 2 * recipe.lora_rank if recipe.lora_alpha == "auto" else recipe.lora_alpha
-    config = LoraConfig(r=recipe.lora_rank, lora_alpha=alpha, target_modules=methods.adapter_targets(model), fan_in_fan_out=False)
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    config = LoraConfig(r=recipe.lora_rank, lora_alpha=alpha, target_modules=methods.adapter_targets(model))
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft corrects fan_in_fan_out for GPT-2's Conv1D, and says so (0.21).
         inject_adapter_in_model(config, model)
     for name, parameter in model.named_parameters():
         # peft freezes all but the adapters; what is trained is for methods.train_only to say.
-        parameter.requires_grad_(name in trained or name.replace(".base_layer.", ".") in trained or ".lora_" in name)
+        parameter.requires_grad_(id(parameter) in trained or ".lora_" in name)
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            # What some networks read off a convolution when they pad (MobileNetV1 in transformers).
+            for name in ("stride", "kernel_size", "padding", "dilation"):
+                if hasattr(module.get_base_layer(), name):
+                    setattr(module, name, getattr(module.get_base_layer(), name))
     return _names(model)
 
 

@@ -98,22 +98,21 @@ def stages(recipe: Recipe, model: Any, num_train_epochs: float) -> tuple[Stage, 
     first = Stage(heads, recipe.head_epochs, name="stage-1-head", learning_rate=HEAD_LEARNING_RATE, cached=True)
     if method == "lp-ft":
         return (first, Stage(everything, num_train_epochs))
-    return _gradual(model, recipe, num_train_epochs, heads, everything)
+    return _gradual(model, recipe, num_train_epochs, first, everything)
 
 
-def _gradual(model: Any, recipe: Recipe, num_train_epochs: float, heads: frozenset[str], everything: frozenset[str]) -> tuple[Stage, ...]:
-    """The head first, then one more part of the body at each of the unfreezing epochs, on one learning-rate schedule."""
+def _gradual(model: Any, recipe: Recipe, num_train_epochs: float, first: Stage, everything: frozenset[str]) -> tuple[Stage, ...]:
+    """The head first; then one more part of the body at each of the unfreezing epochs, on one learning-rate schedule."""
     parts = [frozenset(block.parameters) & everything for block in reversed(blocks(model))]
-    parts = [part for part in parts if part]
-    epochs, parts = _unfreezings(recipe, num_train_epochs, parts)
-    found = [Stage(heads, epochs[0], name="stage-1-head", learning_rate=HEAD_LEARNING_RATE, cached=True, chooses=False)]
-    trained = heads
-    ends = [*epochs[1:], num_train_epochs]
-    for number, (start, end, part) in enumerate(zip(epochs, ends, parts), start=2):
+    epochs, parts = _unfreezings(recipe, num_train_epochs, [part for part in parts if part])
+    if epochs[0] > 0:
+        epochs, parts = [0.0, *epochs], [frozenset(), *parts]
+    found, trained = [first], first.trained
+    for number, (start, end, part) in enumerate(zip(epochs, [*epochs[1:], num_train_epochs], parts), start=2):
         trained = trained | part
         last = number == len(parts) + 1
-        found.append(Stage(trained, end - start, name="" if last else f"stage-{number}-unfrozen", chooses=last, first_epoch=math.ceil(start),
-                           schedule=(start - epochs[0], num_train_epochs - epochs[0])))
+        found.append(Stage(trained, end - start, name="" if last else f"stage-{number}-unfrozen", cached=trained == first.trained, chooses=last,
+                           first_epoch=math.ceil(start), schedule=(start, num_train_epochs)))
     return tuple(found)
 
 
@@ -123,10 +122,10 @@ def _unfreezings(recipe: Recipe, num_train_epochs: float, parts: list[frozenset[
         steps = min(MOST_UNFREEZINGS, len(parts))
         bounds = [round(len(parts) * index / steps) for index in range(steps + 1)]
         grouped = [frozenset().union(*parts[low:high]) for low, high in zip(bounds, bounds[1:])]
-        return [num_train_epochs / 2 * (index + 1) / steps for index in range(steps)], grouped
+        return [num_train_epochs / 2 * index / steps for index in range(steps)], grouped
     wanted = list(recipe.unfreeze_epochs)
-    if not wanted or wanted != sorted(set(wanted)) or wanted[0] <= 0 or wanted[-1] >= num_train_epochs:
-        raise RecipeError(f"unfreeze_epochs is {' '.join(f'{epoch:g}' for epoch in wanted) or 'empty'}; allowed: rising numbers above 0 and "
+    if not wanted or wanted != sorted(set(wanted)) or wanted[0] < 0 or wanted[-1] >= num_train_epochs:
+        raise RecipeError(f"unfreeze_epochs is {' '.join(f'{epoch:g}' for epoch in wanted) or 'empty'}; allowed: rising numbers from 0 to "
                           f"below num_train_epochs ({num_train_epochs:g})")
     if len(wanted) > len(parts):
         raise RecipeError(f"unfreeze_epochs has {len(wanted)} entries, but the body has {len(parts)} blocks. Give at most one entry a block")
@@ -196,10 +195,14 @@ def trainable_parameters(model: Any) -> tuple[int, int]:
 
 
 def adapter_targets(model: Any) -> list[str]:
-    """Names of the body's layers that take adapters: every linear layer and every convolution without groups."""
+    """Names of the body's layers that take adapters: every linear layer and every 1 × 1 convolution without groups or stride."""
     from transformers.pytorch_utils import Conv1D
 
     heads = {name.rpartition(".")[0] for name in head_names(model)}
     return [name for name, module in model.named_modules()
             if name not in heads and not any(name.startswith(f"{head}.") for head in heads)
-            and (isinstance(module, (torch.nn.Linear, Conv1D)) or (isinstance(module, torch.nn.Conv2d) and module.groups == 1))]
+            and (isinstance(module, (torch.nn.Linear, Conv1D)) or _is_pointwise(module))]
+
+
+def _is_pointwise(module: Any) -> bool:
+    return isinstance(module, torch.nn.Conv2d) and module.groups == 1 and set((*module.kernel_size, *module.stride)) == {1}
