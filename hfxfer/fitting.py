@@ -24,8 +24,8 @@ from hfxfer.trainer import TransferTrainer
 NUM_EXAMPLES = 12
 
 
-def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool) -> Run:
-    """Train, keep the best checkpoint, score the test split in fp32, write every file of the Run."""
+def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool, began: float) -> Run:
+    """Train, keep the best checkpoint, score the test split in fp32, write every file of the Run. began: time.monotonic() when reading began."""
     args = training_arguments(recipe, run, task, problem)
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
@@ -43,7 +43,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     try:
         with checkpoints.quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        _finish(run, trainer, rows, time.monotonic() - start)
+        _finish(run, trainer, rows, start, began)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}") from interruption
     except RefusedError as error:
@@ -150,8 +150,9 @@ def _kept(run: Run) -> str:
     return f"Kept: {path}." if path else "No checkpoint had been written yet."
 
 
-def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float) -> None:
+def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, start: float, began: float) -> None:
     """Model, scores, predictions, pictures and examples. Evaluation runs in every process, the rest in the main one."""
+    seconds = time.monotonic() - start
     model = trainer.accelerator.unwrap_model(trainer.model)
     problem = models.in_users_units(model, trainer.problem)
     if trainer.is_world_process_zero():
@@ -159,6 +160,7 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float)
             # Whoever loads the folder cuts texts where this training did.
             trainer.processing_class.model_max_length = trainer.recipe.max_length
         models.save(model, trainer.processing_class, run.model_dir)
+    saved = time.monotonic() - began
     predictor = Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
     outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, run.folder, "scoring the test split")
     if not trainer.is_world_process_zero():
@@ -170,7 +172,7 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, seconds: float)
     _write_results(run, predictor, rows, scores, confusion)
     best = trainer.state.best_metric
     run.append_event({"type": "end", "step": trainer.state.global_step, "epoch": trainer.state.epoch, "seconds": round(seconds, 3),
-                      "best_metric": best, "best_step": trainer.state.best_global_step,
+                      "read_to_saved_seconds": round(saved, 3), "best_metric": best, "best_step": trainer.state.best_global_step,
                       "stopped_early": trainer.state.global_step < trainer.state.max_steps})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     if console.is_main_process():
         run.claim(overwrite=overwrite, resume=resume)
     source = recipe.data if isinstance(source, (str, Path)) else source
+    began = time.monotonic()
     task, rows, source = read_rows(recipe, source)
     recipe = dataclasses.replace(recipe, task=task.name)
     problem = task.problem(rows.target, rows.train)
@@ -43,7 +45,7 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
     from hfxfer.fitting import fit
 
-    return fit(run, recipe, task, problem, rows, loaded, resume)
+    return fit(run, recipe, task, problem, rows, loaded, resume, began)
 
 
 def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
