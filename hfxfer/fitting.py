@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hfxfer import checkpoints, console, data, figures, methods, models
 from hfxfer.errors import RecipeError, RefusedError, WorkError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, score_outcomes, write_predictions
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, rank_and_world, score_outcomes, write_predictions
 from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object
@@ -24,8 +25,12 @@ from hfxfer.trainer import TransferTrainer
 NUM_EXAMPLES = 12
 
 
-def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool, began: float) -> Run:
-    """Train, keep the best checkpoint, score the test split in fp32, write every file of the Run. began: time.monotonic() when reading began."""
+def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool, began: float,
+        finish: Callable[..., None] | None = None) -> Run:
+    """Train, keep the best checkpoint, score the test split in fp32, write every file of the Run. began: time.monotonic() when reading began.
+
+    finish: what comes after the training in place of saving and scoring, called with what `_finish` is.
+    """
     args = training_arguments(recipe, run, task, problem)
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
@@ -43,7 +48,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     try:
         with checkpoints.quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        _finish(run, trainer, rows, start, began)
+        (finish or _finish)(run, trainer, rows, start, began)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}") from interruption
     except RefusedError as error:
@@ -153,6 +158,15 @@ def _kept(run: Run) -> str:
 def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, start: float, began: float) -> None:
     """Model, scores, predictions, pictures and examples. Evaluation runs in every process, the rest in the main one."""
     seconds = time.monotonic() - start
+    predictor = save(run, trainer)
+    saved = time.monotonic() - began
+    score_test(run, predictor, rows)
+    if trainer.is_world_process_zero():
+        run.append_event({**end_event(trainer, seconds), "read_to_saved_seconds": round(saved, 3)})
+
+
+def save(run: Run, trainer: TransferTrainer) -> Predictor:
+    """Write the model folder; what scores the model, in fp32 and in the user's units."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     problem = models.in_users_units(model, trainer.problem)
     if trainer.is_world_process_zero():
@@ -160,20 +174,26 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, start: float, b
             # Whoever loads the folder cuts texts where this training did.
             trainer.processing_class.model_max_length = trainer.recipe.max_length
         models.save(model, trainer.processing_class, run.model_dir)
-    saved = time.monotonic() - began
-    predictor = Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
-    outcomes, _ = evaluate_split(predictor, rows.test, trainer.recipe.per_device_eval_batch_size, run.folder, "scoring the test split")
-    if not trainer.is_world_process_zero():
+    return Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
+
+
+def score_test(run: Run, predictor: Predictor, rows: data.Rows) -> None:
+    """Score the test split, once, and write scores, predictions, pictures and examples; with scores.json the Run is finished."""
+    outcomes, _ = evaluate_split(predictor, rows.test, predictor.recipe.per_device_eval_batch_size, run.folder, "scoring the test split")
+    if rank_and_world()[0]:
         return
-    context = {"split": "test", "seed": trainer.recipe.seed, "dataset": rows.source, "revision": rows.revision}
+    context = {"split": "test", "seed": predictor.recipe.seed, "dataset": rows.source, "revision": rows.revision}
     scores = score_outcomes(predictor, outcomes, context)
     write_predictions(run.predictions_path, predictor, rows.test, outcomes)
-    confusion = predictor.task.confusion(outcomes, problem)
+    confusion = predictor.task.confusion(outcomes, predictor.problem)
     _write_results(run, predictor, rows, scores, confusion)
-    best = trainer.state.best_metric
-    run.append_event({"type": "end", "step": trainer.state.global_step, "epoch": trainer.state.epoch, "seconds": round(seconds, 3),
-                      "read_to_saved_seconds": round(saved, 3), "best_metric": best, "best_step": trainer.state.best_global_step,
-                      "stopped_early": trainer.state.global_step < trainer.state.max_steps})
+
+
+def end_event(trainer: TransferTrainer, seconds: float) -> dict[str, Any]:
+    """What history.jsonl ends with. seconds: of the training."""
+    state = trainer.state
+    return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3), "best_metric": state.best_metric,
+            "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps}
 
 
 def _write_results(run: Run, predictor: Predictor, rows: data.Rows, scores: list[Score], confusion: Any) -> None:
@@ -231,10 +251,10 @@ class Chronicle(TrainerCallback):
     def __init__(self, run: Run):
         self.run, self.bar, self.before = run, None, {"step": 0, "epoch": 0.0}
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **unused: Any) -> None:
         name = os.path.basename(args.output_dir) if os.path.abspath(args.output_dir) != os.path.abspath(self.run.checkpoints_dir) else ""
         if state.is_world_process_zero:
-            self._begin_stage(name, state.global_step > 0)
+            self._begin_stage(name, state.global_step > 0, methods.trainable_parameters(model)[0])
         self.bar = console.Progress(state.max_steps, "training", "steps", done=state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
@@ -253,7 +273,7 @@ class Chronicle(TrainerCallback):
             shown = {name[5:]: value for name, value in values.items() if name.startswith("eval_") and name[5:] in self._shown(args)}
             console.talk(f"epoch {state.epoch:.3g}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items()))
 
-    def _begin_stage(self, name: str, resumed: bool) -> None:
+    def _begin_stage(self, name: str, resumed: bool, trained_parameters: int) -> None:
         """Steps and epochs in history.jsonl go on from stage to stage; the stage event says where each began."""
         history = self.run.history()
         known = [event for event in history if event["type"] == "stage" and event["name"] == name]
@@ -262,7 +282,7 @@ class Chronicle(TrainerCallback):
             return
         last = next((event for event in reversed(history) if event["type"] in ("log", "eval")), {})
         self.before = {"step": last.get("step", 0), "epoch": last.get("epoch", 0.0)}
-        self.run.append_event({"type": "stage", "name": name, **self.before})
+        self.run.append_event({"type": "stage", "name": name, **self.before, "trained_parameters": trained_parameters})
 
     @staticmethod
     def _shown(args: Any) -> tuple[str, ...]:

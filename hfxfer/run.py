@@ -6,6 +6,7 @@ recipe.yaml        complete: running it again gives the same Run      data.json 
 base.json          the checkpoint it started from                     environment.json  versions and machine
 history.jsonl      one event a line: log | eval | stage | end         predictions.parquet  the test split
 examples/          up to 12 test rows                                 checkpoints/  what resuming needs
+ladder.json        where `hfxfer ladder` made the Run: what each rung was worth, and rungs/ what each left behind
 ```
 """
 
@@ -26,7 +27,7 @@ from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 SCORES_VERSION = 1
 COMPLETE = "complete.json"
 OWN_FILES = ("model", "checkpoints", "examples", "recipe.yaml", "data.json", "base.json", "environment.json", "history.jsonl",
-             "predictions.parquet")
+             "predictions.parquet", "ladder.json", "rungs")
 """All that a Run holds: what --overwrite removes. Whatever else lies in the folder is somebody's own."""
 
 
@@ -75,9 +76,10 @@ class Run:
 
     @property
     def continuing_command(self) -> str:
+        verb = "ladder" if (self.folder / "ladder.json").is_file() and not self.is_finished() else "train"
         if self.exists() and self.recipe().data == GIVEN_IN_PYTHON:
-            return f"hfxfer.train(hfxfer.Run({str(self.folder)!r}).recipe(), data=…, resume=True)  # in Python, with the same data"
-        return f"hfxfer train {shlex.quote(str(self.folder / 'recipe.yaml'))} --resume"
+            return f"hfxfer.{verb}(hfxfer.Run({str(self.folder)!r}).recipe(), data=…, resume=True)  # in Python, with the same data"
+        return f"hfxfer {verb} {shlex.quote(str(self.folder / 'recipe.yaml'))} --resume"
 
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""

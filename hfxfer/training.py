@@ -25,27 +25,37 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     Give a Recipe, or its fields by keyword; `data` may be a Dataset, DatasetDict or DataFrame here.
     Raises RefusedError (nothing was done) or WorkError (what was finished is kept).
     """
-    settings = {**(recipe.to_dict() if recipe else {}), **settings}
-    source = settings.get("data")
-    if source is not None and not isinstance(source, (str, Path)):
-        settings["data"] = GIVEN_IN_PYTHON
-    recipe = _with_full_paths(Recipe.from_settings(settings))
+    recipe, source = given(recipe, settings)
     run = Run(recipe.output_dir)
     if console.is_main_process():
         run.claim(overwrite=overwrite, resume=resume)
-    source = recipe.data if isinstance(source, (str, Path)) else source
     began = time.monotonic()
     task, rows, source = read_rows(recipe, source)
-    recipe = dataclasses.replace(recipe, task=task.name)
-    problem = task.problem(rows.target, rows.train)
-    loaded = models.load(task, recipe, problem)
-    recipe, problem = resolve(recipe, task, problem, rows, loaded)
+    recipe, problem, loaded = prepare(dataclasses.replace(recipe, task=task.name), task, rows)
     if resume:
-        _must_match(recipe, run.recipe())
+        must_match(recipe, run.recipe())
     # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
     from hfxfer.fitting import fit
 
     return fit(run, recipe, task, problem, rows, loaded, resume, began)
+
+
+def given(recipe: Recipe | None, settings: dict[str, Any]) -> tuple[Recipe, Any]:
+    """The recipe with the settings over it, local paths made absolute, and where the data is: a path, a Hub id or an object."""
+    settings = {**(recipe.to_dict() if recipe else {}), **settings}
+    source = settings.get("data")
+    in_python = source is not None and not isinstance(source, (str, Path))
+    if in_python:
+        settings["data"] = GIVEN_IN_PYTHON
+    recipe = _with_full_paths(Recipe.from_settings(settings))
+    return recipe, source if in_python else recipe.data
+
+
+def prepare(recipe: Recipe, task: Task, rows: data.Rows) -> tuple[Recipe, Problem, models.Loaded]:
+    """The checkpoint with its head for these rows, and the recipe with every `auto` as a value."""
+    problem = task.problem(rows.target, rows.train)
+    loaded = models.load(task, recipe, problem)
+    return *resolve(recipe, task, problem, rows, loaded), loaded
 
 
 def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
@@ -121,7 +131,7 @@ def _with_full_paths(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, **changed)
 
 
-def _must_match(recipe: Recipe, saved: Recipe) -> None:
+def must_match(recipe: Recipe, saved: Recipe) -> None:
     """Resuming with other settings would give neither run. Raises RunError naming them."""
     now, then = recipe.to_dict(), saved.to_dict()
     ignored = {"output_dir"}

@@ -93,6 +93,8 @@ def test_all_that_a_run_writes_is_removed_by_overwriting(run):
     run.append_event({"type": "log"})
     run.predictions_path.write_bytes(b"")
     (run.folder / "examples").mkdir()
+    (run.folder / "rungs").mkdir()
+    run.write_json("ladder.json", {})
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(OWN_FILES)
     run.claim(overwrite=True, resume=False)
     run.create()
