@@ -48,7 +48,7 @@ def _machine(results: dict[str, Any]) -> str:
     machine = results["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     has = ", ".join(f"{flag} {'yes' if there else 'no'}" for flag, there in machine["flags"].items())
-    counts = [len(_runs(results, case.name, side)) for case in CASES for side in ("plain", "hfxfer") if not case.once]
+    counts = [len(_runs(results, case.name, side)) for case in CASES for side in ("plain", "hfxfer")]
     loads = [run["load"] for run in results["runs"] if run["load"] is not None]
     device = f"{machine['accelerator']}; " if machine["accelerator"] else ""
     return (f"{device}{machine['cores']} CPU cores ({machine['cpu']}; {has}), {machine['threads']} threads, {machine['memory_gb']} GB; {versions}. "
