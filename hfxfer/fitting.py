@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hfxfer import checkpoints, console, data, figures, methods, models
+from hfxfer import checkpoints, console, data, figures, methods, models, plan
 from hfxfer.errors import RecipeError, RefusedError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, rank_and_world, score_outcomes, write_predictions
 from hfxfer.metrics import METRICS
@@ -43,6 +43,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         run.write_json("environment.json", _environment(args))
         if resume:
             run.forget_after(checkpoint)
+        else:
+            run.append_event({"type": "plan", "step": 0, "plan": recipe.plan, "factors": loaded.measured, "threads": torch.get_num_threads()})
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
@@ -70,6 +72,8 @@ def training_arguments(recipe: Recipe, run: Run, task: Task, problem: Problem) -
         "disable_tqdm": True, "report_to": "none", "use_cpu": not has_accelerator(), "log_level": "error",
         "dataloader_num_workers": _loader_workers(task),
     }
+    if isinstance(recipe.plan, dict):
+        settings.update(plan.Plan.from_dict(recipe.plan).training_arguments())
     settings.update(_following(recipe.training_arguments))
     chosen = str(settings["metric_for_best_model"]).removeprefix("eval_")
     if chosen not in ("loss", *METRICS):

@@ -21,12 +21,16 @@ from hfxfer.tasks._task import REGRESSION, Problem, Task
 
 @dataclass(slots=True)
 class Loaded:
-    """A model in fp32 with its processor. `base`: what base.json holds. `new_weights`: names of fresh parameters."""
+    """A model in fp32 with its processor. `base`: what base.json holds. `new_weights`: names of fresh parameters.
+
+    measured: the factors by which the execution plan was chosen, filled by `plan.make`.
+    """
 
     model: Any
     processor: Any
     base: dict[str, Any]
     new_weights: list[str] = field(default_factory=list)
+    measured: dict[str, float] = field(default_factory=dict)
 
 
 def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:

@@ -31,9 +31,10 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
         run.claim(overwrite=overwrite, resume=resume)
     began = time.monotonic()
     task, rows, source = read_rows(recipe, source)
+    recipe = with_saved_plan(recipe, run.recipe()) if resume else recipe
     recipe, problem, loaded = prepare(dataclasses.replace(recipe, task=task.name), task, rows)
     if resume:
-        must_match(recipe, run.recipe())
+        must_match(recipe, run.recipe(), run)
     # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
     from hfxfer.fitting import fit
 
@@ -73,7 +74,9 @@ def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
 
 
 def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded) -> tuple[Recipe, Problem]:
-    """Every `auto` as a value, by method, task, body and number of rows."""
+    """Every `auto` as a value, by method, task, body and number of rows, and the execution plan, which is applied to the model."""
+    from hfxfer import plan
+
     if problem.problem_type == REGRESSION and any(layer.bias is None for layer in models.logit_layers(loaded.model)):
         # Without a bias in the last layer there is nothing to fold the mean into.
         problem = dataclasses.replace(problem, target_mean=0.0)
@@ -84,15 +87,15 @@ def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loade
     chosen: dict[str, Any] = {}
     if recipe.method == "auto":
         recipe = methods.settle(recipe, problem, rows.train, loaded.model)
-    if recipe.per_device_train_batch_size == "auto":
-        wanted = 2 ** round(math.log2(max(1, rows.train.num_rows / 20)))
-        chosen["per_device_train_batch_size"] = min(32, max(8, wanted))
     if recipe.num_train_epochs == "auto":
         chosen["num_train_epochs"] = 10.0 if recipe.method == "head" else 5.0 if task.encode_on_access or recipe.method in ("gradual", "lora") else 3.0
     if recipe.learning_rate == "auto":
         chosen["learning_rate"] = _learning_rate(recipe.method, loaded.model, size)
+    recipe = plan.make(dataclasses.replace(_with_precision(recipe), **chosen), task, problem, loaded, rows)
     if recipe.precision == "auto":
-        chosen["precision"] = _precision(recipe)
+        chosen["precision"] = _precision()
+    if recipe.per_device_train_batch_size == "auto":
+        chosen["per_device_train_batch_size"] = plan.usual_batch(rows.train.num_rows)
     recipe = dataclasses.replace(recipe, **chosen)
     if chosen:
         console.talk("chosen: " + ", ".join(f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
@@ -115,12 +118,17 @@ def _learning_rate(method: str, model: Any, size: int) -> float:
     return float(f"{min(2e-4, max(1e-5, 5e-5 * math.sqrt(110e6 / size))):.1g}")
 
 
-def _precision(recipe: Recipe) -> str:
+def _with_precision(recipe: Recipe) -> Recipe:
+    """Where transformers' own bf16 or fp16 says it, under hfxfer's name."""
+    asked = {name: recipe.training_arguments[name] for name in ("bf16", "fp16") if name in recipe.training_arguments}
+    if recipe.precision != "auto" or not asked:
+        return recipe
+    return dataclasses.replace(recipe, precision=next((name for name, wanted in asked.items() if wanted), "fp32"))
+
+
+def _precision() -> str:
     import torch
 
-    asked = {name: recipe.training_arguments[name] for name in ("bf16", "fp16") if name in recipe.training_arguments}
-    if asked:
-        return next((name for name, wanted in asked.items() if wanted), "fp32")
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
@@ -131,7 +139,15 @@ def _with_full_paths(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, **changed)
 
 
-def must_match(recipe: Recipe, saved: Recipe) -> None:
+def with_saved_plan(recipe: Recipe, saved: Recipe) -> Recipe:
+    """A run goes on as it began: what is left to be measured, precision among it, is the saved recipe's."""
+    if isinstance(recipe.plan, dict) or recipe.plan == "none":
+        return recipe
+    names = ["plan", *(name for name in ("precision", "per_device_train_batch_size") if getattr(recipe, name) == "auto")]
+    return dataclasses.replace(recipe, **{name: getattr(saved, name) for name in names})
+
+
+def must_match(recipe: Recipe, saved: Recipe, run: Run) -> None:
     """Resuming with other settings would give neither run. Raises RunError naming them."""
     now, then = recipe.to_dict(), saved.to_dict()
     ignored = {"output_dir"}
@@ -139,4 +155,4 @@ def must_match(recipe: Recipe, saved: Recipe) -> None:
                  if name not in ignored and now.get(name) != then.get(name)]
     if differing:
         raise RunError(f"--resume goes on with the same settings, but {'; '.join(differing)}. "
-                       f"Continue with: {Run(recipe.output_dir).continuing_command}, or start another run")
+                       f"Continue with: {run.continuing_command}, or start another run")
