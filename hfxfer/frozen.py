@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,9 @@ from hfxfer import console
 from hfxfer.batches import Items
 from hfxfer.boundary import Boundary, find
 from hfxfer.data import Split
-from hfxfer.features import FeatureStore, OnFeatures, cache_folder, cache_key, fill
+from hfxfer.evaluation import Predictor
+from hfxfer.features import OnFeatures, cache_key, fill
+from hfxfer.shards import FeatureStore, cache_folder
 
 PROBE_ROWS = 64
 PROBE_ITEMS = 8
@@ -31,16 +34,17 @@ class CachedFeatures:
 
     def __init__(self, trainer: Any, boundary: Boundary, store: FeatureStore):
         self.trainer, self.boundary, self.store, self.task = trainer, boundary, store, trainer.task
-        self.filled: list[Split] = []
+        self.filled: list[tuple[Split, bool]] = []
 
     def fill(self, split: Split, training: bool = False) -> None:
-        """Compute what is not cached of a split's rows."""
-        if any(split is each for each in self.filled):
+        """Compute what is not cached of a split's rows; with `training` their views."""
+        training = training and self.trainer.recipe.feature_views > 1
+        if any(split is each and training == kind for each, kind in self.filled):
             return
         trainer = self.trainer
-        fill(self.store, self.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem, trainer.recipe,
-             self.boundary, split, training=training, autocast=trainer.autocast_smart_context_manager)
-        self.filled.append(split)
+        predictor = Predictor(self.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem, trainer.recipe)
+        fill(self.store, self.boundary, predictor, split, training=training, autocast=trainer.autocast_smart_context_manager)
+        self.filled.append((split, training))
 
 
 @contextmanager
@@ -51,13 +55,16 @@ def on_features(trainer: Any) -> Iterator[None]:
         yield
         return
     items = trainer.train_dataset
-    kept = {name: getattr(trainer, name) for name in ("task", "train_dataset", "data_collator")}
+    kept = {name: getattr(trainer, name) for name in ("task", "train_dataset", "data_collator", "args")}
     cached.fill(items.split, training=True)
     if isinstance(trainer.eval_dataset, Split):
         cached.fill(trainer.eval_dataset)
     trainer.task = OnFeatures(cached.task, cached.boundary, cached.store, trainer.recipe)
     trainer.train_dataset = CachedItems(trainer.task, items.split, items.processor, items.problem, items.recipe, training=True)
     trainer.data_collator = type(kept["data_collator"])(trainer.task, trainer.processing_class)
+    # Features need no processes that decode.
+    trainer.args = copy.copy(trainer.args)
+    trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor, trainer.args.dataloader_persistent_workers = 0, None, False
     trainer.cached = cached
     try:
         with cached.boundary.replaying(trainer.model):
@@ -86,14 +93,15 @@ def _prepared(trainer: Any) -> CachedFeatures | None:
     if boundary is None:
         console.hint(f"the head of {type(model).__name__} cannot be run alone, so features are not cached: the frozen body is run in every epoch")
         return None
-    needed = _bytes_an_item(boundary, model, batch) * len(items) * (recipe.feature_views if pictures else 1)
+    rows = len(items) * (recipe.feature_views if pictures else 1) + (trainer.eval_dataset.num_rows if isinstance(trainer.eval_dataset, Split) else 0)
+    needed = _bytes_an_item(boundary, model, batch) * rows
     if needed > recipe.feature_cache_gb * 1e9:
         console.hint(f"the features would take {needed / 1e9:.3g} GB, so they are not cached: the frozen body is run in every epoch. "
                      f"To cache them: --feature_cache_gb {needed / 1e9 * 1.5:.2g}")
         return None
     with trainer.autocast_smart_context_manager():
         precision = "fp32" if not torch.is_autocast_enabled(model.device.type) else str(torch.get_autocast_dtype(model.device.type))
-    key = cache_key(model, trainer.processing_class, recipe, boundary, precision)
+    key = cache_key(model, trainer.processing_class, boundary, precision)
     return CachedFeatures(trainer, boundary, FeatureStore(cache_folder() / "features" / key, recipe.feature_cache_gb * 1e9))
 
 

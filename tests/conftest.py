@@ -14,6 +14,7 @@ for _name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ASSETS_CACHE", "HF_XE
     os.environ.pop(_name, None)
 os.environ |= {
     "HF_HOME": _HOME,
+    "HFXFER_CACHE": os.path.join(_HOME, "hfxfer"),
     "HF_HUB_OFFLINE": "1",
     "HF_EVALUATE_OFFLINE": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",

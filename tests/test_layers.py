@@ -18,9 +18,9 @@ LAYERS = (
     "metrics._calibration", "metrics._counts", "metrics._placements", "metrics._probabilities", "metrics._probability_blocks",
     "metrics._regression", "metrics._resampling",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
-    "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks",
+    "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks", "differences", "paired", "comparison",
     "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "evaluation", "serving",
-    "boundary", "features", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training",
+    "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training", "rungs", "climbing",
     "quickstart",
     "__init__", "flags", "cli", "__main__",
 )
