@@ -209,6 +209,20 @@ def predict(positional: list[str], flags: dict[str, Any]) -> None:
     console.talk(f"next: hfxfer evaluate {shlex.quote(source)} --data D --split test says how far to trust them")
 
 
+def compare(positional: list[str], flags: dict[str, Any]) -> None:
+    if len(positional) != 2:
+        raise RecipeError(f"compare takes two Runs, got {' '.join(positional) or 'nothing'}: hfxfer compare RUN RUN")
+    from hfxfer.comparison import compare as compare_runs
+
+    found = compare_runs(*positional)
+    console.talk(f"first: {found.first}, second: {found.second}; differences are second − first, with 95 % intervals")
+    for line in found.lines():
+        console.fact(line)
+    console.emit(found.to_dict())
+    console.talk("They hold for rows like these: another training seed may move either Run. Of many metrics some differ by chance: the last line counts")
+    console.talk(f"next: hfxfer predict {shlex.quote(found.better or found.first)} INPUT")
+
+
 def show_tasks(positional: list[str], flags: dict[str, Any]) -> None:
     _none(positional, "tasks")
     from hfxfer import tasks
@@ -318,6 +332,7 @@ COMMANDS: dict[str, Command] = {
                        {"output": Flag("value", "write a .csv, .jsonl or .parquet file instead of stdout"),
                         "overwrite": Flag("switch", "replace --output"), "columns": COLUMNS, "precision": PRECISION, "batch_size": BATCH,
                         "task": TASK, "revision": REVISION, "trust_remote_code": TRUST, "format": FORMAT}),
+    "compare": Command("RUN RUN", "which of two Runs is better on the same test rows, and whether that is established", compare, {"format": FORMAT}),
     "tasks": Command("", "list the tasks and the columns they want", show_tasks, {"format": FORMAT}),
     "doctor": Command("", "examine this installation and say how to mend it", doctor, {"format": FORMAT}),
     "quickstart": Command("", "the main job on real handwritten digits, without network or account, in under 2 minutes", quickstart,
