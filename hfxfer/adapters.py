@@ -50,5 +50,17 @@ def merge(model: Any) -> None:
     model.__dict__.pop("peft_config", None)
 
 
+def merged_state(model: Any) -> dict[str, Any]:
+    """The plain model's state dict, with the adapters folded in; the model itself stays as it is."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    tuned = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    state = {name.replace(".base_layer.", "."): value for name, value in model.state_dict().items() if ".lora_" not in name}
+    for name, module in tuned.items():
+        for adapter in module.active_adapters:
+            state[f"{name}.weight"] = state[f"{name}.weight"] + module.get_delta_weight(adapter)
+    return state
+
+
 def _names(model: Any) -> frozenset[str]:
     return frozenset(name for name, _ in model.named_parameters() if ".lora_" in name)

@@ -16,7 +16,7 @@ import torch
 
 from hfxfer import console
 from hfxfer.blocks import blocks, frozen_names
-from hfxfer.errors import RecipeError
+from hfxfer.errors import ModelError, RecipeError
 from hfxfer.models import head_names
 from hfxfer.recipe import Recipe
 
@@ -57,7 +57,8 @@ def choose(num_rows: int, num_classes: int, num_parameters: int, is_image: bool,
     per_class = num_rows / max(1, num_classes)
     size = f"{num_parameters / 1e6:.3g} M parameters"
     if num_rows < SMALL_SET or per_class < FEW_PER_CLASS:
-        return "head", f"{num_rows} training rows, {per_class:.3g} a class: fewer than {SMALL_SET}, or than {FEW_PER_CLASS} a class, teach a head but not a body"
+        return "head", (f"{num_rows} training rows, {per_class:.3g} a class: fewer than {SMALL_SET}, or than {FEW_PER_CLASS} a class, teach a head "
+                        "but not a body")
     if not accelerator and num_parameters > LARGE_FOR_A_CPU:
         return "head", f"{size} on a CPU: above {LARGE_FOR_A_CPU / 1e6:.0f} M only the head is trained, on cached features"
     if num_parameters > LARGE_MODEL:
@@ -71,48 +72,70 @@ def settle(recipe: Recipe, problem: Any, train: Any, model: Any) -> Recipe:
     """The recipe with `method` auto as a value; the rule is told."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     images = getattr(model, "main_input_name", "") == "pixel_values"
-    method, rule = choose(len(train) if hasattr(train, "__len__") else train.num_rows, len(problem.labels) if problem else 1, num_parameters, images,
-                          torch.accelerator.is_available())
+    num_classes = len(problem.labels) if problem else getattr(getattr(model, "config", None), "num_labels", 1)
+    method, rule = "full", "the number of training rows is not known: everything is trained"
+    if hasattr(train, "__len__"):
+        method, rule = choose(len(train), num_classes, num_parameters, images, torch.accelerator.is_available())
     console.talk(f"method {method}: {rule}")
     return replace(recipe, method=method)
 
 
 def stages(recipe: Recipe, model: Any, num_train_epochs: float) -> tuple[Stage, ...]:
-    """The stages of the recipe's method for this model. Raises RecipeError."""
+    """The stages of the recipe's method for this model. Raises RecipeError; ModelError for a model whose head is not known."""
     method = recipe.method
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if method == "full" and recipe.freeze is None:
         return (Stage(frozenset(trainable), num_train_epochs),)
-    heads = frozenset(head_names(model) & trainable)
+    if not hasattr(model, "timm_model") and not hasattr(model, "base_model_prefix"):
+        raise ModelError(f"method is {method}, and {type(model).__name__} is no model of transformers or timm, so which part is its head is not "
+                         "known. Use method='full', or a model of theirs")
     if recipe.freeze is not None:
         if method in ("head", "lora"):
-            raise RecipeError(f"freeze is set and method is {method}, which keeps the whole body frozen anyway. Leave it out, or use method full, lp-ft or gradual")
+            raise RecipeError(f"freeze is set and method is {method}, which keeps the whole body frozen anyway. "
+                              "Leave it out, or use method full, lp-ft or gradual")
         trainable -= frozen_names(model, recipe.freeze)
-    everything = frozenset(trainable)
-    if method == "head":
-        return (Stage(heads, num_train_epochs, cached=True),)
+    everything, heads = frozenset(trainable), frozenset(head_names(model) & trainable)
     if method == "full":
         return (Stage(everything, num_train_epochs),)
+    if not heads:
+        raise RecipeError(f"method is {method}, which trains the head, and all of it is frozen (freeze, or requires_grad). "
+                          "Leave the head out there, or use method full")
+    if method == "head":
+        return (Stage(heads, num_train_epochs, cached=True),)
     if method == "lora":
+        _check_adapters(recipe, model)
         return (Stage(heads, num_train_epochs, adapters=True),)
     first = Stage(heads, recipe.head_epochs, name="stage-1-head", learning_rate=HEAD_LEARNING_RATE, cached=True)
     if method == "lp-ft":
-        return (first, Stage(everything, num_train_epochs))
+        return (first, Stage(everything, num_train_epochs, first_epoch=math.ceil(recipe.head_epochs)))
     return _gradual(model, recipe, num_train_epochs, first, everything)
+
+
+def _check_adapters(recipe: Recipe, model: Any) -> None:
+    if recipe.keep_adapter:
+        raise RecipeError("keep_adapter is true, which is not supported yet: adapters are merged into the weights when they are saved, so that "
+                          "model/ loads without peft. Leave it out")
+    if not adapter_targets(model):
+        raise RecipeError(f"method is lora, and the body of {type(model).__name__} has no layer that takes an adapter (linear, or a 1 × 1 "
+                          "convolution without stride). Use method full, lp-ft or head")
 
 
 def _gradual(model: Any, recipe: Recipe, num_train_epochs: float, first: Stage, everything: frozenset[str]) -> tuple[Stage, ...]:
     """The head first; then one more part of the body at each of the unfreezing epochs, on one learning-rate schedule."""
     parts = [frozenset(block.parameters) & everything for block in reversed(blocks(model))]
-    epochs, parts = _unfreezings(recipe, num_train_epochs, [part for part in parts if part])
+    parts = [part for part in parts if part]
+    if not parts:
+        raise RecipeError("method is gradual, which unfreezes the body, and freeze keeps all of it frozen. Leave out freeze, or use method head")
+    epochs, parts = _unfreezings(recipe, num_train_epochs, parts)
     if epochs[0] > 0:
         epochs, parts = [0.0, *epochs], [frozenset(), *parts]
-    found, trained = [first], first.trained
+    found, trained, begun = [first], first.trained, math.ceil(first.epochs)
     for number, (start, end, part) in enumerate(zip(epochs, [*epochs[1:], num_train_epochs], parts), start=2):
         trained = trained | part
         last = number == len(parts) + 1
         found.append(Stage(trained, end - start, name="" if last else f"stage-{number}-unfrozen", cached=trained == first.trained, chooses=last,
-                           first_epoch=math.ceil(start), schedule=(start, num_train_epochs)))
+                           first_epoch=begun, schedule=(start, num_train_epochs)))
+        begun += math.ceil(end - start)
     return tuple(found)
 
 
@@ -167,25 +190,33 @@ def _standing_still(model: Any, trained: set[str]) -> list[Any]:
 
     A module without parameters (dropout) goes with the smallest module around it that has some.
     """
-    owners = {name.rpartition(".")[0] for name in trained}
-    moving = {""} | {owner[:at] for owner in owners for at in [*(i for i, letter in enumerate(owner) if letter == "."), len(owner)]}
-    inside = {name.rpartition(".")[0] for name in head_names(model)}
-    with_parameters = {name for name, module in model.named_modules() if any(True for _ in module.parameters())}
+    names, heads = {name for name, _ in model.named_parameters()}, head_names(model)
+    moving, of_head, of_body = {"", *_paths(trained)}, _paths(heads), _paths(names - heads)
+    with_parameters, owners = of_head | of_body, {name.rpartition(".")[0] for name in names}
+    last = max((number for number, (name, _) in enumerate(model.named_modules()) if name in of_body - of_head), default=-1)
 
     def nearest(name: str) -> str:
         while name and name not in with_parameters:
             name = name.rpartition(".")[0]
         return name
 
-    return [module for name, module in model.named_modules()
-            if name and nearest(name) not in moving and not _touches(name, inside, model)]
+    still, before = [], True
+    for number, (name, module) in enumerate(model.named_modules()):
+        if name in with_parameters:
+            frozen = name not in moving
+            before = frozen if name in owners else before
+        else:
+            around = nearest(name)
+            # Beside body and head alike: the body's where a frozen layer stands before it and one of the body after it; else the head's.
+            frozen = around not in moving or around in of_head & of_body and before and number < last
+        if name and frozen and name not in of_head:
+            still.append(module)
+    return still
 
 
-def _touches(name: str, heads: set[str], model: Any) -> bool:
-    """True for a head's own modules and, in transformers, for the dropout that stands between body and head."""
-    if any(name == head or name.startswith(f"{head}.") for head in heads):
-        return True
-    return not hasattr(model, "timm_model") and name != model.base_model_prefix and not name.startswith(f"{model.base_model_prefix}.")
+def _paths(names: Iterable[str]) -> set[str]:
+    """The modules that hold these parameters, and those around them."""
+    return {name[:at] for name in names for at, letter in enumerate(name) if letter == "."}
 
 
 def trainable_parameters(model: Any) -> tuple[int, int]:
@@ -199,8 +230,10 @@ def adapter_targets(model: Any) -> list[str]:
     from transformers.pytorch_utils import Conv1D
 
     heads = {name.rpartition(".")[0] for name in head_names(model)}
+    # Torch's own attention reads the weights of its projection, past any adapter.
+    attention = {f"{name}.out_proj" for name, module in model.named_modules() if isinstance(module, torch.nn.MultiheadAttention)}
     return [name for name, module in model.named_modules()
-            if name not in heads and not any(name.startswith(f"{head}.") for head in heads)
+            if name not in heads | attention and not any(name.startswith(f"{head}.") for head in heads)
             and (isinstance(module, (torch.nn.Linear, Conv1D)) or _is_pointwise(module))]
 
 

@@ -338,12 +338,16 @@ def save(model: Any, processor: Any, folder: Path) -> None:
         processor.save_pretrained(folder)
 
 
-def save_timm(model: Any, folder: Path) -> None:
-    """Weights under timm's own names: transformers keeps its prefix unless it stripped it when loading (5.23)."""
+def save_timm(model: Any, folder: Path, state_dict: dict[str, Any] | None = None) -> None:
+    """Weights under timm's own names: transformers keeps its prefix unless it stripped it when loading (5.23).
+
+    state_dict: of the whole model, where other weights than its own are to be saved.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.timm_model.state_dict().items()}
+    found = model.timm_model.state_dict() if state_dict is None else state_dict
+    weights = {name.removeprefix("timm_model."): value.detach().cpu().contiguous() for name, value in found.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})

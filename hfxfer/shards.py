@@ -151,8 +151,8 @@ class FeatureStore:
                 path.unlink(missing_ok=True)
         self._in_memory += len(content)
         if self._in_memory > MEMORY_SHARE * (self._in_memory + machine.free_memory()):
-            raise WorkError(f"features cannot be written to {self.folder.parent} ({error.strerror or error}) and memory does not hold them. Free disk space, "
-                            "name another folder in the environment variable HFXFER_CACHE, or do without a cache: --feature_cache_gb 0")
+            raise WorkError(f"features cannot be written to {self.folder.parent} ({error.strerror or error}) and memory does not hold them. "
+                            "Free disk space, name another folder in the environment variable HFXFER_CACHE, or do without a cache: --feature_cache_gb 0")
         self._contents[name] = np.frombuffer(content, np.uint8)
         self._keep(name, rows)
 

@@ -11,13 +11,18 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import SchedulerType
 
 from hfxfer import adapters, methods
 from hfxfer.errors import RecipeError, RunError
 from hfxfer.frozen import on_features
 from hfxfer.methods import Stage
+from hfxfer.run import COMPLETE, is_complete
 from hfxfer.stopping import EarlyStopping, patience_is_over
+
+
+WITHOUT_MIDST = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+"""Schedules that go by what was measured, not by the step."""
 
 
 def resume_point(stages: tuple[Stage, ...], args: TrainingArguments, wanted: str | bool | None) -> tuple[int, str | None]:
@@ -27,7 +32,7 @@ def resume_point(stages: tuple[Stage, ...], args: TrainingArguments, wanted: str
     if wanted is True:
         for number in reversed(range(len(stages))):
             folder = Path(args.output_dir) / stages[number].name
-            found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+            found = _last_complete(folder)
             if found:
                 return number, found
         raise RunError(f"there is no checkpoint in {args.output_dir} to resume from. Train without resume_from_checkpoint")
@@ -35,20 +40,37 @@ def resume_point(stages: tuple[Stage, ...], args: TrainingArguments, wanted: str
     return next((number for number, stage in enumerate(stages) if stage.name == parent), len(stages) - 1), str(wanted)
 
 
+def _last_complete(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end; plain Trainer's have no list of their files, but their state, written last."""
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    whole = [path for path in found if is_complete(path) or (path / TRAINER_STATE_NAME).is_file() and not (path / COMPLETE).exists()]
+    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
+
+
 def finished_log(stage: Stage, args: TrainingArguments) -> list[dict[str, Any]]:
     """What a stage that is not run again had logged, as far as its last checkpoint tells."""
-    folder = Path(args.output_dir) / stage.name
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    found = _last_complete(Path(args.output_dir) / stage.name)
     if found is None:
         return []
     return [{**entry, "stage": stage.name} for entry in TrainerState.load_from_json(str(Path(found) / TRAINER_STATE_NAME)).log_history]
 
 
-def check_optimizers(trainer: Any, stages: tuple[Stage, ...]) -> None:
-    """Raise RecipeError for a caller's own optimizer where several stages each need one."""
+def check(trainer: Any, stages: tuple[Stage, ...]) -> None:
+    """Raise RecipeError for what stages cannot go along with: before the first of them, not in the midst."""
+    method, args = trainer.recipe.method, trainer.args
     if len(stages) > 1 and not trainer.optimizer_is_ours:
-        raise RecipeError(f"optimizers= is given and method is {trainer.recipe.method}, whose {len(stages)} stages each make their own. "
+        raise RecipeError(f"optimizers= is given and method is {method}, whose {len(stages)} stages each make their own. "
                           "Leave optimizers out (TrainingArguments' optim chooses the kind), or use method='full'")
+    if any(stage.adapters for stage in stages) and not trainer.optimizer_is_ours:
+        raise RecipeError(f"optimizers= is given and method is {method}, whose adapters are made when training begins, so that no optimizer has them. "
+                          "Leave optimizers out (TrainingArguments' optim chooses the kind), or use method='full'")
+    if any(stage.schedule for stage in stages):
+        if args.max_steps > 0:
+            raise RecipeError(f"max_steps is {args.max_steps} and method is {method}, whose stages are parts of num_train_epochs. "
+                              "Leave max_steps out, or use another method")
+        if args.lr_scheduler_type in WITHOUT_MIDST:
+            raise RecipeError(f"lr_scheduler_type is {args.lr_scheduler_type.value} and method is {method}, which runs through one schedule in "
+                              "several stages; that one cannot be entered in its midst. Allowed: linear, cosine, constant, constant_with_warmup, polynomial")
 
 
 def scheduler_of_stage(stage: Stage | None, num_training_steps: int, make: Any) -> Any:
@@ -59,11 +81,12 @@ def scheduler_of_stage(stage: Stage | None, num_training_steps: int, make: Any) 
     scheduler = make(round(num_training_steps * whole / stage.epochs))
     offset = round(num_training_steps * before / stage.epochs)
     if not isinstance(scheduler, LambdaLR):
-        raise RecipeError("method is gradual, which runs through one schedule in several stages, and lr_scheduler_type cannot be "
-                          "entered in its midst. Allowed: linear, cosine, constant, constant_with_warmup, polynomial")
+        raise RecipeError(f"method is gradual, which runs through one schedule in several stages, and a {type(scheduler).__name__} cannot be entered "
+                          "in its midst. Use lr_scheduler_type linear, cosine, constant, constant_with_warmup or polynomial")
     scheduler.lr_lambdas = [lambda step, own=own: own(step + offset) for own in scheduler.lr_lambdas]
     for group, rate, own in zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas):
         group["lr"] = rate * own(0)
+    scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
     return scheduler
 
 
@@ -72,7 +95,7 @@ def in_stage(trainer: Any, stages: tuple[Stage, ...], number: int, checkpoint: s
     """Inside, the trainer is set up for one stage; after it, it has its own arguments again."""
     stage, given = stages[number], trainer.args
     trainer.args, trainer.stage = _arguments(given, stage, trainer, checkpoint), stage
-    if len(stages) > 1:
+    if len(stages) > 1 or stage.adapters:
         # A parameter that was frozen when it was wrapped for several processes would never be synchronised later.
         trainer.model_wrapped = trainer.model
         trainer.optimizer = trainer.lr_scheduler = None

@@ -55,7 +55,7 @@ class TransferTrainer(Trainer):
         given = inspect.signature(Trainer.__init__).bind_partial(self, *positional, **named).arguments
         given.pop("self")
         self.task = tasks.get(task) if isinstance(task, str) else task
-        self.problem, self.batches, self.cached, self.stage = problem, None, None, None
+        self.problem, self.batches, self.cached, self.stage, self.in_checkpoint = problem, None, None, None, False
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
         self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
         if self.task is not None:
@@ -63,6 +63,8 @@ class TransferTrainer(Trainer):
         elif isinstance(given.get("model"), str):
             raise ModelError(f"model is the name {given['model']!r}, which needs a task: "
                              f"TransferTrainer(…, task='image-classification'). Tasks: {', '.join(tasks.names())}")
+        if self.recipe.method == "auto" and given.get("model") is not None:
+            self.recipe = methods.settle(self.recipe, self.problem, given.get("train_dataset"), given["model"])
         if given.get("model") is not None:
             methods.thaw(given["model"])
             self.stages = methods.stages(self.recipe, given["model"], given["args"].num_train_epochs)
@@ -107,8 +109,6 @@ class TransferTrainer(Trainer):
             loaded = models.load(self.task, self.recipe, self.problem)
             given["model"] = loaded.model
             given.setdefault("processing_class", loaded.processor)
-        if self.recipe.method == "auto" and given.get("model") is not None:
-            self.recipe = methods.settle(self.recipe, self.problem, given.get("train_dataset"), given["model"])
         if self.problem is not None:
             self._settle_rows(given)
 
@@ -168,7 +168,10 @@ class TransferTrainer(Trainer):
     def _plain_items(self, dataset: Any) -> Any:
         if self.problem is None or isinstance(dataset, Items):
             return dataset
-        return Items(self.task, self._split(dataset), self.processing_class, self.problem, self.recipe, training=False)
+        split = self._split(dataset)
+        if self.cached is not None:
+            self.cached.fill(split)
+        return Items(self.task, split, self.processing_class, self.problem, self.recipe, training=False)
 
     def _split(self, dataset: Any) -> data.Split:
         if isinstance(dataset, data.Split):
@@ -185,7 +188,7 @@ class TransferTrainer(Trainer):
         """As Trainer's, stage after stage of the method. Checkpoints of all stages but the last lie in folders of their own."""
         if self.model_init is not None:
             return super().train(resume_from_checkpoint, **named)
-        staging.check_optimizers(self, self.stages)
+        staging.check(self, self.stages)
         first, checkpoint = staging.resume_point(self.stages, self.args, resume_from_checkpoint)
         earlier = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
         for number in range(first, len(self.stages)):
@@ -194,7 +197,8 @@ class TransferTrainer(Trainer):
             checkpoint = None
             if number + 1 < len(self.stages):
                 earlier += [{**entry, "stage": self.stages[number].name} for entry in self.state.log_history]
-        adapters.merge(self.model)
+        if self.stages[-1].adapters:
+            adapters.merge(self.model)
         self.state.log_history = [*earlier, *self.state.log_history]
         return output
 
@@ -280,6 +284,13 @@ class TransferTrainer(Trainer):
         with nullcontext() if self.average is None else self.average.applied():
             super()._maybe_log_save_evaluate(*given, **named)
 
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        """Trainer would take one step more when it resumes from a last step in mid-epoch (5.23)."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average is not None:
@@ -290,13 +301,20 @@ class TransferTrainer(Trainer):
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
         model = self.accelerator.unwrap_model(self.model)
+        if state_dict is None and not self.in_checkpoint and self.recipe.method == "lora" and adapters.has_adapters(model):
+            # Whoever asks for the model gets plain weights; a checkpoint goes on with the adapters.
+            state_dict = adapters.merged_state(model)
+        super()._save(output_dir, state_dict)
         if self.args.should_save and hasattr(model, "timm_model"):
-            models.save_timm(model, Path(output_dir or self.args.output_dir))
+            models.save_timm(model, Path(output_dir or self.args.output_dir), state_dict)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        self.in_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.in_checkpoint = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
@@ -323,6 +341,8 @@ def _with_method(model_init: Any, recipe: Recipe, num_train_epochs: float) -> An
     @functools.wraps(model_init)
     def made(*trial: Any) -> Any:
         model = model_init(*trial)
+        if recipe.method == "auto":
+            raise RecipeError("model_init is given and method is auto, which may choose stages. Say which: method='full' or 'head'")
         stages = methods.stages(recipe, model, num_train_epochs)
         if len(stages) > 1 or stages[0].adapters:
             raise RecipeError(f"model_init is given and method is {recipe.method}, which has stages. Give model=, or method='full' or 'head'")
