@@ -1,13 +1,15 @@
 """Rows to batches: what training reads, and in which order, as functions of (seed, epoch, row).
 
 The sampler yields (epoch, index) pairs, so that a loader worker knows the epoch without shared state (a row that comes
-again in the same epoch has its number, from 1, as a third part), and an item's augmentation is drawn from generators seeded by (seed, epoch, row_id): a row is augmented the same
-way whatever the number of workers or processes, and after a resume.
+again in the same epoch has its number, from 1, as a third part), and an item's augmentation is drawn from generators
+seeded by (seed, epoch, row_id): a row is augmented the same way whatever the number of workers or processes, and after a
+resume.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -16,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from PIL import Image
+from torch.utils.data import Dataset, Sampler, get_worker_info
 
-from hfxfer import console
+from hfxfer import console, machine
 from hfxfer.data import Split
 from hfxfer.errors import RecipeError
+from hfxfer.images import open_image
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import SINGLE_LABEL, Problem, Task
 
@@ -29,8 +33,15 @@ MEGABATCH = 50
 """Batches in the window within which items are sorted by length (as transformers' LengthGroupedSampler)."""
 
 
+DECODED_SHARE = 0.25
+"""Of the free memory, what pictures that were decoded once may take."""
+
+
 class Items(Dataset):
-    """The items of a split: encoded at the start, or on access (with augmentation if `training`) where the task says so."""
+    """The items of a split: encoded at the start, or on access (with augmentation if `training`) where the task says so.
+
+    Pictures to train on are decoded once, as far as a share of the free memory goes; those beyond it at each access.
+    """
 
     def __init__(self, task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe, training: bool):
         self.task, self.split, self.processor, self.problem, self.recipe = task, split, processor, problem, recipe
@@ -39,6 +50,9 @@ class Items(Dataset):
         self._items = None if task.encode_on_access else encode_all(task, split, processor, problem, recipe)
         # Now, so that what cannot be balanced is refused before any work.
         self.classes = self._classes() if training else None
+        self._pictures = [role for role, column in task.columns.items() if column.kind == "image"] if task.encode_on_access and training else []
+        self._decoded: dict[int, dict] = {}
+        self._room = int(DECODED_SHARE * machine.free_memory()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self._pictures else 0
 
     def __len__(self) -> int:
         return len(self._row_ids) if self._items is None else len(self._items)
@@ -48,10 +62,26 @@ class Items(Dataset):
         if self._items is not None:
             return self._items[index]
         with seeded(self.recipe.seed, epoch, "#".join([self._row_ids[index], *map(str, again)])):
-            rows = self.split.take([index])
-            item = self.task.encode(rows, self.processor, self.problem, self.recipe, training=self.training)[0]
+            item = self.task.encode([self._row(index)], self.processor, self.problem, self.recipe, training=self.training)[0]
         # What a batch is mixed by.
         return {**item, "_drawn": key} if self.training and isinstance(key, tuple) else item
+
+    def _row(self, index: int) -> dict[str, Any]:
+        """The row, its pictures decoded (8-bit RGB in full size, just as encoding would open them) where they are kept."""
+        if index in self._decoded:
+            return self._decoded[index]
+        row = self.split.take([index])[0]
+        # A loader's worker is a process of its own: what it kept would be kept by each of them.
+        if self._room <= 0 or get_worker_info() is not None:
+            return row
+        opened = {role: open_image(row[role]) for role in self._pictures if row.get(role) is not None}
+        # Without what the file says about itself (its rotation, say), which has been applied.
+        row |= {role: Image.frombytes("RGB", image.size, image.tobytes()) for role, image in opened.items()}
+        size = sum(3 * image.width * image.height for image in opened.values())
+        if size <= self._room:
+            self._decoded[index] = row
+            self._room -= size
+        return row
 
     def _classes(self) -> list[str] | None:
         """Each item's class, which a balanced sampler goes by; None for a random one. Raises RecipeError where items have not just one."""
@@ -91,7 +121,8 @@ class EpochBatches(Sampler):
     """Batches of (epoch, index), shuffled by (seed, epoch); grouped by length where lengths are given.
 
     With `classes`, one for each item, an epoch has as many items, and of every class equally many: a rare class's come
-    again, (epoch, index, 1) the first time, after all of the class have come. `group` batches follow each other with like lengths: the processes of one step, or the parts of one update.
+    again, (epoch, index, 1) the first time, after all of the class have come. `group` batches follow each other with
+    like lengths: the processes of one step, or the parts of one update.
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int, *, lengths: list[int] | None = None,

@@ -69,7 +69,8 @@ def undecayed(model: Any) -> set[str]:
     import torch
 
     norms = (torch.nn.LayerNorm, torch.nn.GroupNorm, torch.nn.RMSNorm, torch.nn.modules.batchnorm._NormBase)
-    names = {f"{path}.{name}" for path, module in model.named_modules() if isinstance(module, norms) for name, _ in module.named_parameters(recurse=False)}
+    names = {f"{path}.{name}" for path, module in model.named_modules() if isinstance(module, norms)
+             for name, _ in module.named_parameters(recurse=False)}
     network = getattr(model, "timm_model", None)
     own = network.no_weight_decay() if hasattr(network, "no_weight_decay") else ()
     for name, parameter in model.named_parameters():

@@ -50,7 +50,7 @@ def trainer(folder, network, watch=None, **settings):
                                 "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "per_device_train_batch_size": 4, "max_steps": 6,
                                 "learning_rate": 1e-2, "logging_steps": 1, **settings})
     return TransferTrainer(model=str(network), args=args, train_dataset=rows, eval_dataset=rows, task="image-classification",
-                           recipe=Recipe(model=str(network), data="given", ema_decay=0.9), callbacks=[watch] if watch else None)
+                           recipe=Recipe(model=str(network), data="given", method="full", ema_decay=0.9), callbacks=[watch] if watch else None)
 
 
 def averages(seen):
@@ -117,10 +117,11 @@ def test_a_checkpoint_without_an_average_starts_one(tmp_path, network, capsys):
 
 def test_weights_of_half_precision_are_refused(tmp_path):
     folder = bert_checkpoint(tmp_path / "bert")
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16, id2label={0: "bad", 1: "good"}, label2id={"bad": 0, "good": 1})
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.bfloat16, id2label={0: "bad", 1: "good"},
+                                                               label2id={"bad": 0, "good": 1})
     with pytest.raises(RecipeError) as caught:
         TransferTrainer(model=model, args=TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none"),
                         train_dataset=datasets.Dataset.from_list(text_rows(4)), processing_class=AutoTokenizer.from_pretrained(folder),
-                        task="text-classification", recipe=Recipe(model="m", data="given", ema_decay=0.9))
-    assert str(caught.value) == ("ema_decay is 0.9, and bert.embeddings.word_embeddings.weight is of half precision, in which an average stands still. "
-                                 "Load the model with dtype=torch.float32; computing in bf16 or fp16 may stay")
+                        task="text-classification", recipe=Recipe(model="m", data="given", method="full", ema_decay=0.9))
+    assert str(caught.value) == ("ema_decay is 0.9, and bert.embeddings.word_embeddings.weight is of half precision, in which an "
+                                 "average stands still. Load the model with dtype=torch.float32; computing in bf16 or fp16 may stay")

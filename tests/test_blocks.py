@@ -61,7 +61,8 @@ def test_a_final_norm_belongs_to_the_last_block(bodies):
 
 def test_an_encoder_and_its_decoder_follow_each_other(bodies):
     found = blocks(bodies["bart"])
-    assert [starts(block) for block in found[1:]] == [["encoder.layers.0"], ["encoder.layers.1"], *([f"decoder.layers.{index}"] for index in range(3))]
+    assert [starts(block) for block in found[1:]] == [["encoder.layers.0"], ["encoder.layers.1"],
+                                                      *([f"decoder.layers.{index}"] for index in range(3))]
     # Registered after the layers, used before them.
     assert {"model.encoder.layernorm_embedding.weight", "model.decoder.embed_positions.weight"} <= set(found[0].parameters)
 

@@ -92,7 +92,8 @@ def test_whole_shares_are_the_same_as_indices():
 def test_without_weights_it_is_the_models_own():
     words = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
     tags = torch.tensor([[0, 1, -100, 2, -100], [2, -100, -100, -100, 1]])
-    assert float(TrainingLoss(Problem("tags", ("x", "y", "z")))(words, tags)) == pytest.approx(float(functional.cross_entropy(words.view(-1, 3), tags.view(-1))))
+    by_torch = float(functional.cross_entropy(words.view(-1, 3), tags.view(-1)))
+    assert float(TrainingLoss(Problem("tags", ("x", "y", "z")))(words, tags)) == pytest.approx(by_torch)
     several, marks = Problem(MULTI_LABEL, ("a", "b", "c")), torch.tensor([[1.0, 0, 1], [0, 0, 0], [1, 1, 1]])
     assert float(TrainingLoss(several)(LOGITS, marks)) == pytest.approx(float(functional.binary_cross_entropy_with_logits(LOGITS, marks)))
     numbers = torch.tensor([1.0, 2.0, -100.5])
@@ -117,7 +118,7 @@ def trained(folder, checkpoint, rows, recipe=None, task="text-classification", c
                                 "per_device_train_batch_size": 8, "max_steps": 1, "max_grad_norm": 0.0, "learning_rate": 1e-3,
                                 "weight_decay": 0.0, **settings})
     trainer = TransferTrainer(model=str(checkpoint), args=args, train_dataset=datasets.Dataset.from_list(rows), task=task,
-                              recipe=Recipe(model=str(checkpoint), data="given", **(recipe or {})))
+                              recipe=Recipe(model=str(checkpoint), data="given", method="full", **(recipe or {})))
     for callback in callbacks:
         trainer.add_callback(callback)
     if run:
@@ -162,7 +163,8 @@ def test_a_loss_of_the_callers_and_weights_are_refused(tmp_path, bert):
     args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     with pytest.raises(RecipeError, match="^class_weights is 'balanced', and compute_loss_func is another loss. Leave out one of them$"):
         TransferTrainer(model=str(bert), args=args, train_dataset=datasets.Dataset.from_list(ROWS[SINGLE_LABEL]), task="text-classification",
-                        recipe=Recipe(model=str(bert), data="given", class_weights="balanced"), compute_loss_func=lambda *_, **__: None)
+                        recipe=Recipe(model=str(bert), data="given", method="full", class_weights="balanced"),
+                        compute_loss_func=lambda *_, **__: None)
 
 
 def test_l2_sp_adds_alpha_times_the_distance_on_the_body_alone(tmp_path, bert):
@@ -182,8 +184,8 @@ def test_l2_sp_adds_alpha_times_the_distance_on_the_body_alone(tmp_path, bert):
 def test_l2_sp_is_resumed_to_the_pretrained_weights(tmp_path):
     network = timm_checkpoint(tmp_path / "net")
     rows = [{"image": picture, "label": str(label)} for picture, label in digits((0, 1), 8)]
-    settings = {"task": "image-classification", "recipe": {"l2_sp": 1.0}, "max_steps": 6, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-2,
-                "per_device_train_batch_size": 4}
+    settings = {"task": "image-classification", "recipe": {"l2_sp": 1.0}, "max_steps": 6, "save_strategy": "steps", "save_steps": 3,
+                "learning_rate": 1e-2, "per_device_train_batch_size": 4}
     whole = trained(tmp_path / "run", network, rows, **settings)
     again = trained(tmp_path / "run", network, rows, run=False, **settings)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))

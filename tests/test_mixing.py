@@ -104,7 +104,8 @@ def trainer(folder, network, labels=2, **settings):
     rows = [{"image": picture, "label": [str(label)] if labels == "lists" else str(label)} for picture, label in digits((0, 1), 7)]
     args = TrainingArguments(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="steps", save_steps=2,
                              per_device_train_batch_size=5, num_train_epochs=2, learning_rate=1e-2, **settings)
-    recipe = Recipe(model=str(network), data="given", augment="light", mixup=0.5, cutmix=1.0, random_erasing=0.5, class_weights="balanced")
+    recipe = Recipe(model=str(network), data="given", method="full", augment="light", mixup=0.5, cutmix=1.0, random_erasing=0.5,
+                    class_weights="balanced")
     return TransferTrainer(model=str(network), args=args, train_dataset=datasets.Dataset.from_list(rows), task="image-classification", recipe=recipe)
 
 
@@ -123,7 +124,7 @@ def test_a_resumed_run_is_the_whole_run_whatever_the_workers(tmp_path, labels):
 def test_encoded_data_and_a_loss_of_the_callers_are_refused(tmp_path):
     network = bert_checkpoint(tmp_path / "bert")
     args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
-    recipe = Recipe(model=str(network), data="given", class_weights="balanced", mixup=0.2)
+    recipe = Recipe(model=str(network), data="given", method="full", class_weights="balanced", mixup=0.2)
     model = AutoModelForSequenceClassification.from_pretrained(network)
     encoded = datasets.Dataset.from_list([{"input_ids": [2, 5, 3], "labels": 0}])
     with pytest.raises(RecipeError) as caught:
@@ -137,4 +138,4 @@ def test_text_is_refused_when_the_trainer_is_made(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path / "out"), use_cpu=True, report_to="none")
     with pytest.raises(RecipeError, match="^mixup is 0.2, which mixes pictures, and text-classification has none"):
         TransferTrainer(model=str(network), args=args, train_dataset=datasets.Dataset.from_list(text_rows(4)), task="text-classification",
-                        recipe=Recipe(model=str(network), data="given", mixup=0.2))
+                        recipe=Recipe(model=str(network), data="given", method="full", mixup=0.2))

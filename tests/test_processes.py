@@ -121,8 +121,8 @@ def trainer(name, callbacks=None):
     args = TrainingArguments(output_dir={place!r} + "/" + name, num_train_epochs=2, per_device_train_batch_size=4, use_cpu=True, report_to="none",
                              disable_tqdm=True, learning_rate=1e-2, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2,
                              label_smoothing_factor=0.1, load_best_model_at_end=False)
-    recipe = Recipe(model={network!r}, data="given", mixup=0.4, cutmix=1.0, random_erasing=0.3, class_weights="balanced", sampler="balanced",
-                    l2_sp=0.1, ema_decay=0.9, layer_decay=0.7, head_lr_multiplier=2.0, augment="rand", drop_path=0.1)
+    recipe = Recipe(model={network!r}, data="given", method="full", mixup=0.4, cutmix=1.0, random_erasing=0.3, class_weights="balanced",
+                    sampler="balanced", l2_sp=0.1, ema_decay=0.9, layer_decay=0.7, head_lr_multiplier=2.0, augment="rand", drop_path=0.1)
     return TransferTrainer(model={network!r}, args=args, train_dataset=rows, eval_dataset=rows, task="image-classification", recipe=recipe,
                            callbacks=callbacks)
 

@@ -4,7 +4,8 @@ import datasets
 import pytest
 import torch
 from tiny_models import bert_checkpoint, text_rows, timm_checkpoint
-from transformers import AutoModelForSequenceClassification, TimmWrapperForImageClassification, TrainingArguments, ViTConfig, ViTForImageClassification
+from transformers import (AutoModelForSequenceClassification, TimmWrapperForImageClassification, TrainingArguments, ViTConfig,
+                          ViTForImageClassification)
 
 from hfxfer import TransferTrainer
 from hfxfer.rates import parameter_groups, undecayed
@@ -62,7 +63,8 @@ def test_l2_sp_leaves_weight_decay_to_the_head(bert):
 
 
 def test_norms_biases_and_tokens_do_not_decay():
-    model = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=8))
+    model = ViTForImageClassification(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=16,
+                                                patch_size=8))
     spared = undecayed(model)
     assert {"vit.embeddings.cls_token", "vit.embeddings.position_embeddings", "vit.layernorm.weight", "classifier.bias"} <= spared
     assert {name for name, parameter in model.named_parameters() if parameter.ndim > 1} - spared == {
@@ -72,7 +74,7 @@ def test_norms_biases_and_tokens_do_not_decay():
 def trainer(folder, checkpoint, recipe=None, kind=TransferTrainer, optimizers=(None, None), optimizer=None, **settings):
     args = TrainingArguments(**{"output_dir": str(folder), "use_cpu": True, "report_to": "none", "disable_tqdm": True, "weight_decay": 0.1,
                                 "learning_rate": 1e-3, "save_strategy": "no", "per_device_train_batch_size": 8, **settings})
-    changed = Recipe(model=str(checkpoint), data="given", **(recipe or {}))
+    changed = Recipe(model=str(checkpoint), data="given", method="full", **(recipe or {}))
     return kind(model=str(checkpoint), args=args, train_dataset=datasets.Dataset.from_list(text_rows(16)), task="text-classification",
                 recipe=changed, optimizers=optimizers, optimizer_cls_and_kwargs=optimizer)
 
