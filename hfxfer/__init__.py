@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "train": "hfxfer.training",
+    "ladder": "hfxfer.climbing",
     "compare": "hfxfer.comparison",
     "load": "hfxfer.serving",
     "evaluate": "hfxfer.serving",

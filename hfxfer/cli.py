@@ -124,11 +124,7 @@ def print_help(names: list[str]) -> None:
 
 def train(positional: list[str], flags: dict[str, Any]) -> int | None:
     actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")}
-    from hfxfer.recipe import Recipe
-
-    if len(positional) > 1:
-        raise RecipeError(f"train takes one recipe, got {' '.join(positional)}")
-    recipe = Recipe.from_yaml(positional[0], flags) if positional else Recipe.from_settings(flags)
+    recipe = _recipe(positional, flags, "train")
     from hfxfer.training import train as run_training
 
     try:
@@ -141,6 +137,35 @@ def train(positional: list[str], flags: dict[str, Any]) -> int | None:
         _show_scores(run.scores(), run.model_dir / "scores.json")
         console.emit({"run": str(run.folder), "model": str(run.model_dir), "scores": run.scores()})
         console.talk(f"next: hfxfer predict {shlex.quote(str(run.folder))} INPUT")
+
+
+def ladder(positional: list[str], flags: dict[str, Any]) -> int | None:
+    actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")} | {"budget": flags.pop("budget", None)}
+    recipe = _recipe(positional, flags, "ladder")
+    from hfxfer.climbing import ladder as climb
+    from hfxfer.rungs import table
+
+    try:
+        run = climb(recipe, **actions)
+    except RefusedError:
+        raise
+    except Exception as error:
+        return report(error, _continuing(recipe.output_dir, error))
+    if console.is_main_process():
+        found = run.read_json("ladder.json")
+        for line in table(found):
+            console.fact(line)
+        _show_scores(run.scores(), run.model_dir / "scores.json")
+        console.emit({"run": str(run.folder), "model": str(run.model_dir), "ladder": found, "scores": run.scores()})
+        console.talk(f"next: hfxfer predict {shlex.quote(str(run.folder))} INPUT")
+
+
+def _recipe(positional: list[str], flags: dict[str, Any], command: str) -> Any:
+    from hfxfer.recipe import Recipe
+
+    if len(positional) > 1:
+        raise RecipeError(f"{command} takes one recipe, got {' '.join(positional)}")
+    return Recipe.from_yaml(positional[0], flags) if positional else Recipe.from_settings(flags)
 
 
 def _continuing(output_dir: str, error: Exception) -> str:
@@ -320,6 +345,11 @@ COMMANDS: dict[str, Command] = {
                      "fine-tune a checkpoint on your data; the result is a Run folder", train,
                      {"resume": Flag("switch", "continue from the last complete checkpoint of --output_dir"),
                       "overwrite": Flag("switch", "replace the run that is in --output_dir"), "format": FORMAT}, settings=True),
+    "ladder": Command("--model M --data D --output_dir runs/x [--budget 20m] [--SETTING VALUE …]\n       hfxfer ladder recipe.yaml [--SETTING VALUE …]",
+                      "try head, lp-ft, lora and full in turn, as long as each is better on validation; the best is the Run", ladder,
+                      {"budget": Flag("value", "most time, such as 90s, 20m or 1h; a rung that would take longer than what is left is not begun"),
+                       "resume": Flag("switch", "go on with the ladder of --output_dir; finished rungs are not trained again"),
+                       "overwrite": Flag("switch", "replace the run that is in --output_dir"), "format": FORMAT}, settings=True),
     "evaluate": Command("MODEL --data D [--split test]", "score a model on labelled data, with 95 % intervals; never changes the Run", evaluate,
                         {"data": Flag("value", "folder, file or Hub id, as in train"), "split": Flag("value", "the split to score on (test)"),
                          "columns": COLUMNS, "output": Flag("value", "also write the scores to this JSON file"),

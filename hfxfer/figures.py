@@ -54,6 +54,34 @@ def confusion_matrix(counts: list[list[int]], labels: tuple[str, ...], path: Pat
     _save(figure, path)
 
 
+def ladder(rungs: list[dict[str, Any]], metric: str, chosen: str, path: Path) -> None:
+    """Score with interval and minutes of each rung, the cheapest below.
+
+    rungs: each with method, value, low, high, num_rows, seconds and trained_parameters.
+    """
+    pyplot = _pyplot()
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 1.3 + 0.6 * len(rungs)), layout="constrained", sharey=True, width_ratios=(2, 1))
+    for place, rung in enumerate(rungs):
+        color, value = VALIDATION if rung["method"] == chosen else TRAIN, rung["value"]
+        if value is not None:
+            low, high = (value if rung[side] is None else rung[side] for side in ("low", "high"))
+            left.plot((low, high), (place, place), color=color, linewidth=2)
+            left.plot(value, place, color=color, marker="o", markersize=8)
+            left.annotate(f"{value:.3f}", (value, place), (0, 9), textcoords="offset points", ha="center", fontsize=9, color=INK)
+        minutes = rung["seconds"] / 60
+        right.barh(place, minutes, height=0.5, color=color)
+        right.annotate(f" {minutes:.1f}" if minutes >= 0.1 else f" {minutes:.1g}", (minutes, place), va="center", fontsize=9, color=INK)
+    names = [f"{rung['method']}{' (chosen)' if rung['method'] == chosen else ''}\n{rung['trained_parameters']:,} parameters" for rung in rungs]
+    left.set_yticks(range(len(rungs)), names, fontsize=9)
+    left.set(xlabel=f"{metric.replace('_', ' ')} with 95 % interval, {rungs[0]['num_rows']} validation rows", ylim=(-0.5, len(rungs) - 0.3))
+    right.set(xlabel="minutes of training")
+    right.margins(x=0.2)
+    right.tick_params(left=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def _pyplot() -> Any:
     import matplotlib
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from hfxfer.figures import confusion_matrix, learning_curve
+from hfxfer.figures import confusion_matrix, ladder, learning_curve
 
 
 def ink(path):
@@ -33,3 +33,12 @@ def test_a_confusion_matrix_is_darkest_where_the_row_is(tmp_path):
 def test_many_classes_are_drawn_without_names(tmp_path):
     confusion_matrix(np.eye(40, dtype=int).tolist(), tuple(f"class {index}" for index in range(40)), tmp_path / "many.png")
     assert 0 < ink(tmp_path / "many.png") < 1
+
+
+def test_a_ladder_shows_every_rung_also_one_whose_score_is_undefined(tmp_path):
+    rungs = [{"method": method, "value": value, "low": low, "high": high, "num_rows": 60, "seconds": seconds, "trained_parameters": 3843}
+             for method, value, low, high, seconds in (("head", 0.9, 0.8, 0.95, 24.0), ("lp-ft", None, None, None, 1.0), ("lora", 0.8, None, None, 90.0))]
+    ladder(rungs[:1], "accuracy", "head", tmp_path / "one.png")
+    ladder(rungs, "accuracy", "head", tmp_path / "all.png")
+    one, every = (np.asarray(Image.open(tmp_path / name)) for name in ("one.png", "all.png"))
+    assert every.shape[0] > one.shape[0] and 0 < ink(tmp_path / "all.png") < 1
