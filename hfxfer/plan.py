@@ -26,11 +26,11 @@ import torch
 from hfxfer import console, data, machine
 from hfxfer.errors import RecipeError
 from hfxfer.evaluation import has_accelerator, rank_and_world
-from hfxfer.features import cache_folder
 from hfxfer.models import Loaded
 from hfxfer.probe import Probe, untouched
 from hfxfer.recipe import Recipe
 from hfxfer.run import write_text
+from hfxfer.shards import cache_folder
 from hfxfer.tasks._task import Problem, Task
 
 FORMAT = 1

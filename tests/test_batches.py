@@ -1,15 +1,16 @@
 """Order and augmentation as functions of (seed, epoch, row)."""
 
 import random
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import digits, timm_checkpoint
+from tiny_models import digits, digits_folder, timm_checkpoint
 
 from hfxfer import data, models, tasks
 from hfxfer.batches import EpochBatches, Items, seeded
-from hfxfer.errors import RecipeError
+from hfxfer.errors import DataError, RecipeError
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import Problem
 
@@ -154,3 +155,27 @@ def image_items(folder, **settings):
     recipe = Recipe(model=str(timm_checkpoint(folder)), data="d", **settings)
     rows = data.load_rows({"train": [{"image": picture, "label": str(label)} for picture, label in digits((0, 1), 6)]}, task.columns, recipe, cut=False)
     return Items(task, rows.train, models.load(task, recipe, problem).processor, problem, recipe, training=True)
+
+
+def test_pictures_are_decoded_once_and_give_the_same_items(tmp_path, monkeypatch):
+    task, recipe = tasks.get("image-classification"), Recipe(model="m", data="d", augment="light")
+    folder = digits_folder(tmp_path / "data", (0, 1), train=3)
+    rows = data.load_rows(data.read_source(str(folder), recipe), task.columns, recipe)
+    processor = models.load(task, Recipe(model=str(timm_checkpoint(tmp_path / "model")), data="d"), task.problem(rows.target, rows.train)).processor
+
+    def made():
+        return Items(task, rows.train, processor, task.problem(rows.target, rows.train), recipe, training=True)
+
+    def pixels(items, epoch):
+        return torch.stack([items[(epoch, index)]["pixel_values"] for index in range(len(items))])
+
+    kept, one, none = made(), made(), made()
+    one._room, none._room = 3 * 32 * 32, 0
+    for epoch in (0, 1):
+        expected = pixels(none, epoch)
+        assert torch.equal(pixels(kept, epoch), expected) and torch.equal(pixels(one, epoch), expected)
+    assert (len(kept._decoded), len(one._decoded), len(none._decoded)) == (6, 1, 0)
+    shutil.rmtree(folder)
+    assert torch.equal(pixels(kept, 1), expected)
+    with pytest.raises(DataError):
+        pixels(none, 1)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from tiny_models import bert_checkpoint, text_rows
 
 from hfxfer import data, evaluation, models, tasks
@@ -9,6 +10,7 @@ from hfxfer.errors import RecipeError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, run_batches, write_predictions
 from hfxfer.probabilities import ProbabilityStore
 from hfxfer.recipe import Recipe
+from hfxfer.tasks._task import Problem
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,35 @@ def test_precision_that_a_cpu_cannot_compute_in_is_refused():
     check_precision("bf16", "cpu")
     with pytest.raises(RecipeError, match="precision is 'fp16', which CPUs do not compute in; allowed here: fp32, bf16"):
         check_precision("fp16", "cpu")
+
+
+def test_pictures_in_several_threads_give_what_the_processor_gives(tmp_path):
+    from tiny_models import digits, timm_checkpoint
+
+    task = tasks.get("image-classification")
+    recipe = Recipe(model=str(timm_checkpoint(tmp_path, classes=2)), data="d")
+    pictures = digits((0, 1), 10)
+    split = data.load_rows({"train": [{"image": picture, "label": str(label)} for picture, label in pictures]}, task.columns, recipe, cut=False).train
+    loaded = models.load(task, recipe, task.problem(data.Target("single_label_classification", ("0", "1")), split))
+    predictor = Predictor(task, loaded.model, loaded.processor, Problem("single_label_classification", ("0", "1")), recipe)
+    jobs = evaluation._jobs(predictor, split, 64)
+    assert [len(positions) for positions, _ in jobs] == [16, 4], "a CPU is given at most 16 pictures at once"
+    found = [(positions, items) for positions, items in evaluation._encoded(predictor, split, jobs)]
+    assert [item["_row"] for _, items in found for item in items] == [*range(16), *range(4)]
+    expected = loaded.processor(images=[split[position]["image"] for positions, _ in found for position in positions])["pixel_values"]
+    assert torch.equal(torch.stack([item["pixel_values"] for _, items in found for item in items]), expected)
+
+
+def test_a_cpu_is_given_few_long_texts_at_once(prepared, monkeypatch):
+    predictor, split = prepared
+    monkeypatch.setattr(evaluation, "TOKENS_AT_ONCE", 64)
+    for positions, items in evaluation._jobs(predictor, split, 30):
+        longest = max(len(item["input_ids"]) for item in items)
+        assert len(positions) == 1 or len(positions) * longest <= 64
+
+
+def test_bf16_that_is_only_emulated_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(evaluation.machine, "has_bf16", lambda device_type: False)
+    check_precision("bf16", "cpu")
+    assert capsys.readouterr().err == ("warning: precision is bf16, which this CPU only emulates: 10 to 30 times slower than fp32. "
+                                       "Silence this with --precision fp32\n")
