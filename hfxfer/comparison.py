@@ -12,7 +12,7 @@ from typing import Any
 from hfxfer import tasks
 from hfxfer.errors import RunError
 from hfxfer.metrics import METRICS, MULTI_LABEL, TOKENS
-from hfxfer.paired import Difference, paired_differences
+from hfxfer.paired import PROBLEM_TYPES, Difference, paired_differences
 from hfxfer.run import Run
 from hfxfer.tasks._task import Problem
 
@@ -91,8 +91,10 @@ def compare(first: str | Path | Run, second: str | Path | Run, *, seed: int = 42
     shared = [metric for metric in values[0] if metric in values[1]]
     probabilities = [None if problem_type == TOKENS else _matrix(table, found["labels"], labels) for table, found in zip(tables, scores)]
     answers = [table["prediction"].to_pylist() for table in tables]
-    differences = paired_differences(problem_type, labels, references, *answers, *probabilities, seed=seed, metrics=shared)
     primary = tasks.get(task).primary_metric(Problem(problem_type, tuple(labels)))
+    if primary not in shared or primary not in METRICS:
+        raise RunError(f"the Runs share no score {primary!r}, by which {task} is judged; they share {', '.join(shared)}")
+    differences = paired_differences(problem_type, labels, references, *answers, *probabilities, seed=seed, metrics=shared)
     both = {metric: (values[0][metric], values[1][metric]) for metric in shared}
     return Comparison(*names, primary, both, tuple(differences))
 
@@ -101,6 +103,8 @@ def _must_be_alike(names: list[str], scores: list[dict[str, Any]]) -> None:
     for key, what in (("task", "task"), ("problem_type", "problem type")):
         if scores[0][key] != scores[1][key]:
             raise RunError(f"{names[0]} has {what} {scores[0][key]} and {names[1]} has {scores[1][key]}. Compare Runs of the same {what}")
+    if scores[0]["problem_type"] not in PROBLEM_TYPES:
+        raise RunError(f"{names[0]} and {names[1]} have problem type {scores[0]['problem_type']}; compare knows {', '.join(PROBLEM_TYPES)}")
     own = [[label for label in mine["labels"] if label not in set(other["labels"])] for mine, other in (scores, scores[::-1])]
     if any(own):
         listed = "; ".join(f"only in {name}: {_some(labels)}" for name, labels in zip(names, own) if labels)

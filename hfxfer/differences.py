@@ -23,7 +23,9 @@ McNemar's test does for accuracy. Without that, log_loss, say, found a differenc
 established: the interval excludes 0. It speaks of rows drawn like these, not of other training seeds, and of one metric:
 of many that are compared, one in twenty is established by chance.
 
-SIMULATED
+Simulated at 50 to 1,000 rows (tests/test_paired.py holds some of it): equal models are established to differ in 0 to 6 %
+of samples, and intervals cover the true difference in 93 to 99 %, but for these, which are too short: roc_auc near 1 (0.98
+against 0.99, 50 rows: 89 %) and ece of a calibrated model against a badly calibrated one (100 rows: 84 %, 1,000: 90 %).
 """
 
 from __future__ import annotations

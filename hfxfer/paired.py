@@ -25,6 +25,7 @@ from hfxfer.metrics._value_scores import _order, _spearman_influence, _weighted_
 from hfxfer.tasks.token_classification import PREFIX
 
 NUM_RESAMPLES = 2000
+PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKENS)
 
 
 def paired_differences(problem_type: str, labels: Sequence[str], references: Sequence[Any], answers_a: Sequence[Any], answers_b: Sequence[Any],
@@ -233,9 +234,8 @@ def _of_halves(score: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarra
 # --- from the user's terms to counts ----------------------------------------------------------------------------------
 
 def _check(problem_type: str, labels: Sequence[str], references: Sequence[Any], answers_a: Sequence[Any], answers_b: Sequence[Any]) -> None:
-    known = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKENS)
-    if problem_type not in known:
-        raise ValueError(f"problem_type is {problem_type!r}; allowed: {', '.join(known)}.")
+    if problem_type not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type is {problem_type!r}; allowed: {', '.join(PROBLEM_TYPES)}.")
     if not len(references) == len(answers_a) == len(answers_b):
         raise ValueError(f"got {len(references)} references and {len(answers_a)} and {len(answers_b)} answers; allowed: as many of each.")
     if problem_type == REGRESSION and not all(np.isfinite(np.asarray(side, np.float64)).all() for side in (references, answers_a, answers_b)):

@@ -179,6 +179,17 @@ def test_other_labels_and_tasks(pair):
     assert refusal(*pair) == "a has task text-classification and b has image-classification. Compare Runs of the same task"
 
 
+def test_a_problem_type_and_scores_that_cannot_be_paired(pair):
+    kept = json.loads((pair[1].model_dir / "scores.json").read_text())
+    for run in pair:
+        (run.model_dir / "scores.json").write_text(json.dumps(kept | {"problem_type": "other"}))
+    assert refusal(*pair) == (
+        "a and b have problem type other; compare knows single_label_classification, multi_label_classification, regression, tags")
+    for run in pair:
+        (run.model_dir / "scores.json").write_text(json.dumps(kept | {"scores": [each for each in kept["scores"] if each["metric"] in ("ece", "f1_macro")]}))
+    assert refusal(*pair) == "the Runs share no score 'accuracy', by which text-classification is judged; they share f1_macro, ece"
+
+
 def test_what_is_no_finished_run(pair):
     assert refusal(pair[0], "nowhere") == "nowhere is no Run folder (no recipe.yaml). hfxfer train --output_dir writes one"
     (pair[1].model_dir / "scores.json").unlink()
