@@ -244,7 +244,8 @@ def compare(positional: list[str], flags: dict[str, Any]) -> None:
     for line in found.lines():
         console.fact(line)
     console.emit(found.to_dict())
-    console.talk("They hold for rows like these: another training seed may move either Run. Of many metrics some differ by chance: the last line counts")
+    console.talk("They hold for rows like these: another training seed may move either Run. Of many metrics some differ by chance: "
+                 "the last line counts")
     console.talk(f"next: hfxfer predict {shlex.quote(found.better or found.first)} INPUT")
 
 

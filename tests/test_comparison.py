@@ -185,8 +185,9 @@ def test_a_problem_type_and_scores_that_cannot_be_paired(pair):
         (run.model_dir / "scores.json").write_text(json.dumps(kept | {"problem_type": "other"}))
     assert refusal(*pair) == (
         "a and b have problem type other; compare knows single_label_classification, multi_label_classification, regression, tags")
+    few = [each for each in kept["scores"] if each["metric"] in ("ece", "f1_macro")]
     for run in pair:
-        (run.model_dir / "scores.json").write_text(json.dumps(kept | {"scores": [each for each in kept["scores"] if each["metric"] in ("ece", "f1_macro")]}))
+        (run.model_dir / "scores.json").write_text(json.dumps(kept | {"scores": few}))
     assert refusal(*pair) == "the Runs share no score 'accuracy', by which text-classification is judged; they share f1_macro, ece"
 
 

@@ -10,7 +10,8 @@ from hfxfer.metrics._resampling import Atoms, resample
 
 
 @pytest.mark.parametrize(("first_only", "second_only", "p_value"), [
-    (0, 0, 1.0), (0, 1, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (6, 0, 2 / 64), (3, 3, 1.0), (1, 8, 2 * (1 + 9) / 2**9), (2, 10, 2 * (1 + 12 + 66) / 2**12)])
+    (0, 0, 1.0), (0, 1, 1.0), (0, 5, 2 / 32), (0, 6, 2 / 64), (6, 0, 2 / 64), (3, 3, 1.0),
+    (1, 8, 2 * (1 + 9) / 2**9), (2, 10, 2 * (1 + 12 + 66) / 2**12)])
 def test_mcnemar_by_hand(first_only, second_only, p_value):
     assert mcnemar(first_only, second_only) == pytest.approx(p_value)
     both = first_only + second_only

@@ -47,7 +47,8 @@ def several_labels(first_shift, second_shift):
 def regressions(first_error, second_error):
     def draw(rng, num_rows):
         references, shared = rng.normal(size=num_rows), rng.normal(size=num_rows)
-        return REGRESSION, (), references, *(references + error * (0.7 * shared + 0.7 * rng.normal(size=num_rows)) for error in (first_error, second_error))
+        errors = (error * (0.7 * shared + 0.7 * rng.normal(size=num_rows)) for error in (first_error, second_error))
+        return REGRESSION, (), references, *(references + each for each in errors)
 
     return draw
 
@@ -88,7 +89,7 @@ def test_a_difference_is_that_of_the_two_scores_for_every_metric(draw):
     problem_type, labels, references, first, second, *chances = draw(np.random.default_rng(0), 80)
     found = paired_differences(problem_type, labels, references, first, second, *chances, num_resamples=200)
     assert [each.metric for each in found] == [name for name, metric in METRICS.items() if problem_type in metric.problem_types]
-    sides = [scored(problem_type, labels, references, answers, *own) for answers, own in zip((first, second), zip(*[chances]) if chances else ((), ()))]
+    sides = [scored(problem_type, labels, references, answers, own) for answers, own in zip((first, second), chances or (None, None))]
     for each in found:
         assert each.difference == pytest.approx(sides[1][each.metric] - sides[0][each.metric], abs=1e-6), each
         assert each.low <= each.difference <= each.high and each.num_rows == 80
