@@ -106,12 +106,16 @@ class _Climb:
         self.metric = _metric(self.recipe, self.task, self.problem)
         self.limit = budget_seconds(budget)
         self.num_rows = (self.rows.train.num_rows, self.rows.validation.num_rows, self.rows.test.num_rows)
-        self.report = {**report, "budget": budget, "fingerprint": fingerprint, "metric": self.metric, "validation_rows": self.num_rows[1],
-                       "rungs": [], "passed_over": {}, "chosen": report.get("chosen"), "reason": report.get("reason")}
+        known = {"budget": budget, "fingerprint": fingerprint, "metric": self.metric, "validation_rows": self.num_rows[1],
+                 "rungs": [], "passed_over": {}, "chosen": None, "reason": None}
+        # What is decided is never decided again: the rung that was chosen may have been moved already.
+        self.report = report if report.get("chosen") else {**report, **known}
         self.spent = 0.0
 
     def climb(self) -> Rung:
         """Train rung after rung; returns the one that is to be kept."""
+        if self.report["chosen"]:
+            return Rung(self.root, self.report["chosen"])
         best: Rung | None = None
         for number, method in enumerate(RUNGS, start=1):
             rung = Rung(self.root, method, self._begin)
@@ -214,13 +218,9 @@ class _Climb:
 
     def keep(self, best: Rung) -> None:
         """Make the rung's folder the Run, and score the test split."""
-        from accelerate import PartialState
-
         from hfxfer import fitting, serving
-        from hfxfer.evaluation import has_accelerator
 
-        # Without cpu=True accelerate does not join torchrun's processes on a machine without accelerator (1.15).
-        processes = PartialState(cpu=not has_accelerator())
+        processes = _processes()
         recipe = dataclasses.replace(best.recipe(), output_dir=str(self.root.folder.absolute()))
         if console.is_main_process():
             _promote(best, self.root)
@@ -307,10 +307,19 @@ def _metric(recipe: Recipe, task: Task, problem: Any) -> str:
 
 def _agreed(value: Any) -> Any:
     """The main process's value in every process."""
-    from hfxfer.evaluation import rank_and_world
-
-    if rank_and_world()[1] == 1:
+    if int(os.environ.get("WORLD_SIZE", "1") or 1) == 1:
         return value
     from accelerate.utils import broadcast_object_list
 
+    _processes()
     return broadcast_object_list([value])[0]
+
+
+def _processes() -> Any:
+    """All processes of torchrun, which this one joins where no training has done so before."""
+    from accelerate import PartialState
+
+    from hfxfer.evaluation import has_accelerator
+
+    # Without cpu=True accelerate does not join them on a machine without accelerator (1.15).
+    return PartialState(cpu=not has_accelerator())
