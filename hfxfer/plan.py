@@ -38,13 +38,16 @@ FORMAT = 1
 PROBE_SHARE = 0.03
 """The most of the run's estimated time that measuring may take."""
 
-MOST_SECONDS = 10.0
+MOST_SECONDS = 20.0
 
-STEPS = 30
-"""Steps that all comparisons together take; a probe's batch is as large as lets them fit into the time."""
+STEPS = 6
+"""Steps of one comparison; a probe's batch is as large as lets all of them fit into the time."""
+
+FEWEST_ROWS = 4
+"""A smaller batch says little about a whole one: then nothing is measured."""
 
 WORTH = 1.05
-"""A choice that is not usual for the machine must be faster by this factor: less is noise."""
+"""To leave what is usual for the machine, the alternative must be faster by this factor: less is noise."""
 
 TOLERANCE = 0.02
 """bf16 is taken where its loss is within 2 % of fp32's (or within 0.02, of losses below 1)."""
@@ -143,13 +146,17 @@ def _pinned(recipe: Recipe) -> dict[str, Any]:
     return {**pinned, "optim": str(getattr(pinned["optim"], "value", pinned["optim"]))} if "optim" in pinned else pinned
 
 
+def convolves(model: Any) -> bool:
+    """True where a memory format can matter: a convolution over more than one pixel."""
+    return any(isinstance(module, torch.nn.Conv2d) and max(module.kernel_size) > 1 for module in model.modules())
+
+
 def usual(model: Any, device_type: str, batch_size: int) -> Plan:
     """What is usual for such a machine, without measuring."""
     on_cpu = device_type == "cpu"
     precision = "bf16" if not on_cpu and machine.has_bf16(device_type) else "fp32"
-    convolves = any(isinstance(module, torch.nn.Conv2d) and max(module.kernel_size) > 1 for module in model.modules())
     return Plan(allocator="keep" if on_cpu and machine.keep_memory() else "system",
-                memory_format="channels_last" if convolves and (on_cpu or precision != "fp32") else "contiguous",
+                memory_format="channels_last" if convolves(model) and (on_cpu or precision != "fp32") else "contiguous",
                 precision=precision, optim="adamw_torch_fused" if device_type in ("cpu", "cuda") else "adamw_torch",
                 per_device_train_batch_size=batch_size, threads=torch.get_num_threads())
 
@@ -197,23 +204,32 @@ class _Session:
         steps = recipe.training_arguments.get("max_steps", -1)
         passes = 1.0 if recipe.method == "head" else float(recipe.num_train_epochs)
         estimate = a_row * (steps * size if steps > 0 else num_rows * passes / rank_and_world()[1])
-        self.budget = min(MOST_SECONDS, PROBE_SHARE * estimate) - (time.perf_counter() - self.start)
-        rows = int(min(size, self.budget / (STEPS * a_row)))
-        if rows < min(4, size):
-            console.talk(f"plan: {_in_words(self.plan)}; not measured: a run of about {console.duration(estimate)} would not win the time back")
+        self.budget = min(MOST_SECONDS, PROBE_SHARE * estimate)
+        left = self.budget - (time.perf_counter() - self.start)
+        rows = int(min(size, left / (STEPS * max(1, len(self._compared())) * a_row)))
+        if rows < min(FEWEST_ROWS, size):
+            console.talk(f"plan: {_in_words(self.plan)}; not measured: it would take more than {self.budget:.2g} s of a run of about "
+                         f"{console.duration(estimate)}")
         else:
             self.is_whole = True
             self._compare(probe.typical(rows))
         self._fit(size, a_row)
         return self.plan, self.factors
 
+    def _compared(self) -> set[str]:
+        """The choices whose alternatives are tried in whole steps."""
+        possible = {"allocator": self.plan.allocator == "keep", "memory_format": convolves(self.probe.model),
+                    "precision": machine.has_bf16(self.probe.device.type)}
+        return {name for name, is_possible in possible.items() if is_possible and name not in self.pinned}
+
     def _compare(self, batch: dict[str, Any]) -> None:
         step: Callable[[Plan], float] = lambda plan: self.probe.step(batch, plan.precision)
-        if self.plan.allocator == "keep":
+        compared = self._compared()
+        if "allocator" in compared:
             self._choose("allocator", "system", "keep", step)
-        if any(isinstance(module, torch.nn.Conv2d) and max(module.kernel_size) > 1 for module in self.probe.model.modules()):
+        if "memory_format" in compared:
             self._choose("memory_format", "contiguous", "channels_last", step)
-        if machine.has_bf16(self.probe.device.type):
+        if "precision" in compared:
             exact, rough = (self.probe.loss(batch, precision) for precision in ("fp32", "bf16"))
             agrees = abs(exact - rough) <= TOLERANCE * max(1.0, abs(exact))
             self._choose("precision", "fp32", "bf16", step, allowed=agrees, why=f"the loss is {rough:.4g}, {exact:.4g} in fp32")
@@ -223,11 +239,12 @@ class _Session:
 
     def _choose(self, name: str, plain: str, other: str, step: Callable[[Plan], float], allowed: bool = True, why: str = "") -> None:
         """Take the faster one, and say so with its measured factor. Out of time, what is usual stays."""
-        if name in self.pinned or time.perf_counter() - self.start > MOST_SECONDS:
+        if name in self.pinned or time.perf_counter() - self.start > self.budget:
+            self.is_whole &= name in self.pinned
             return
         factor = self.probe.factor(lambda plan: _settle(self.probe.model, plan), dataclasses.replace(self.plan, **{name: plain}),
                                    dataclasses.replace(self.plan, **{name: other}), step)
-        taken = allowed and factor >= (1.0 if getattr(self.plan, name) == other else WORTH)
+        taken = allowed and factor >= (1 / WORTH if getattr(self.plan, name) == other else WORTH)
         self.plan = dataclasses.replace(self.plan, **{name: other if taken else plain})
         _settle(self.probe.model, self.plan)
         self.factors[name] = round(factor, 2)

@@ -93,16 +93,14 @@ class Probe:
     def step(self, batch: dict[str, Any], precision: str = "fp32") -> float:
         """Seconds of one step; gradients are dropped at its end, as an optimizer's zero_grad would."""
         self.model.train(self.trains)
-        self._wait()
-        start = time.perf_counter()
+        start = self._now()
         # Not inference_mode: what a module keeps of it could not be trained with later.
         with nullcontext() if self.trains else torch.no_grad():
             loss = self._loss(batch, precision)
         if self.trains:
             loss.backward()
         self.model.zero_grad(set_to_none=True)
-        self._wait()
-        return time.perf_counter() - start
+        return self._now() - start
 
     def loss(self, batch: dict[str, Any], precision: str) -> float:
         """The loss in evaluation mode, without dropout."""
@@ -136,11 +134,9 @@ class Probe:
         optimizer = torch.optim.AdamW(copies, fused=fused)
         seconds = []
         for _ in range(3):
-            self._wait()
-            start = time.perf_counter()
+            start = self._now()
             optimizer.step()
-            self._wait()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(self._now() - start)
         return min(seconds[1:])
 
     def fitting_size(self, wanted: int, precision: str) -> int:
@@ -170,6 +166,11 @@ class Probe:
         own = max(1, machine.num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         return int(min(own, 16, max(1, np.ceil(1.5 * self.encode_seconds * size / step_seconds))))
 
-    def _wait(self) -> None:
+    def _now(self) -> float:
+        """Seconds, when all that was asked of the device is done. Of a CPU they are its own, shared among torch's threads:
+        what other processes take from it meanwhile is no part of the comparison."""
+        if self.device.type == "cpu":
+            return time.process_time() / torch.get_num_threads()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+        return time.perf_counter()

@@ -105,7 +105,7 @@ def test_a_short_run_is_not_measured_and_gets_what_is_usual(digits, capsys):
                          "optim": "adamw_torch_fused", "per_device_train_batch_size": "8", "gradient_accumulation_steps": "1",
                          "dataloader_num_workers": "0", "compile": "false", "threads": str(torch.get_num_threads())}
     assert (made.precision, made.per_device_train_batch_size) == ("fp32", 8)
-    assert "would not win the time back" in capsys.readouterr().err
+    assert "; not measured: it would take more than " in capsys.readouterr().err
     assert not (plan.cache_folder() / "plans").exists() and digits.loaded.measured == {}
 
 
