@@ -119,8 +119,8 @@ class _Climb:
         best: Rung | None = None
         for number, method in enumerate(RUNGS, start=1):
             rung = Rung(self.root, method, self._begin)
-            if rung.is_trained():
-                # Of a process before this one: its time counts.
+            if self.resume and rung.is_trained():
+                # By a process before this one: its time counts.
                 self.spent += rung.result()["seconds"]
                 end = None
             else:

@@ -58,6 +58,13 @@ def run(climbed):
     return climbed[0]
 
 
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """Drawing takes longer than climbing; what is drawn is tested with `climbed`."""
+    for name in ("learning_curve", "confusion_matrix", "ladder"):
+        monkeypatch.setattr(f"hfxfer.figures.{name}", lambda *given: None)
+
+
 def report_of(run):
     return json.loads((run.folder / "ladder.json").read_text())
 
@@ -117,12 +124,14 @@ def test_the_run_is_like_one_of_train_and_the_rungs_leave_what_is_small(run):
     assert hfxfer.load(run).predict("happy good")[0]["label"] in ("good", "bad")
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_recipe_trains_the_chosen_model_again(run, place):
     again = hfxfer.train(hfxfer.Recipe.from_yaml(run.folder / "recipe.yaml", {"output_dir": str(place / "again")}))
     assert same_weights(run, again)
     assert again.score("accuracy").value == run.score("accuracy").value
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_killed_ladder_goes_on_where_it_was(run, place, settings, monkeypatch):
     step = TransferTrainer.training_step
 
@@ -152,6 +161,7 @@ def test_a_killed_ladder_goes_on_where_it_was(run, place, settings, monkeypatch)
     assert found["rungs"][1]["scores"] == report_of(run)["rungs"][1]["scores"]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_ladder_killed_while_it_made_its_run_is_only_finished(run, place, settings):
     folder = place / "last step"
     shutil.copytree(run.folder, folder)
@@ -165,6 +175,7 @@ def test_a_ladder_killed_while_it_made_its_run_is_only_finished(run, place, sett
     assert hfxfer.ladder(**settings, output_dir=str(folder), resume=True).scores() == run.scores()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_rung_that_does_not_fit_the_budget_is_not_begun(place, settings):
     run = hfxfer.ladder(**{**settings, "num_train_epochs": 4000}, output_dir=str(place / "short"), budget="8s")
     report = report_of(run)
@@ -172,8 +183,12 @@ def test_a_rung_that_does_not_fit_the_budget_is_not_begun(place, settings):
     assert report["reason"].startswith("lp-ft is not begun: it would take about ") and " of the budget of 8 s are left: " in report["reason"]
     assert report["reason"].endswith("minutes") and ": stopping here, head is chosen: it trains 1,122 parameters in " in report["reason"]
     assert not (run.folder / "rungs" / "lp-ft").exists() and run.recipe().method == "head"
+    # Another climb in its place trains anew.
+    again = hfxfer.ladder(**{**settings, "num_train_epochs": 4000, "head_epochs": 0.2}, output_dir=str(run.folder), budget="8s", overwrite=True)
+    assert report_of(again)["rungs"][0]["num_train_epochs"] == 0.2
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_body_without_layers_for_adapters_passes_lora_over(place, monkeypatch):
     monkeypatch.setattr(methods, "adapter_targets", lambda model: [])
     monkeypatch.setattr("hfxfer.climbing.is_gain", lambda found: True)
@@ -205,6 +220,7 @@ def test_folders_of_other_runs_are_left_alone(run, place, settings):
         hfxfer.ladder(**settings, output_dir=str(plain.folder), resume=True)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_failure_between_rungs_says_how_to_go_on(place, settings, monkeypatch):
     def unreadable(*given):
         raise RunError("the disk is gone")
