@@ -44,8 +44,8 @@ class Boundary:
 
     @torch.inference_mode()
     def features(self, model: Any, batch: dict[str, Any]) -> list[torch.Tensor]:
-        """One tensor an item, on the CPU in fp32: (classifiers, …), the pooled output, or (positions, hidden)."""
-        with _recording(self, model) as found:
+        """One tensor an item, on the CPU in fp32: (classifiers, …), the pooled output, or (positions, hidden). Also while `replaying`."""
+        with self._with_body(model), _recording(self, model) as found:
             model(**_for_model(batch))
         return [value.float().cpu() for value in self._by_item(found, batch)]
 
@@ -69,14 +69,37 @@ class Boundary:
         return {"first": list(range(self.count)), "last": [len(mask) - 1], "last_attended": [len(mask) - 1]}.get(self.kind)
 
     @contextmanager
-    def replaying(self, model: Any) -> Iterator[None]:
-        """Inside, the model takes features as `pixel_values` or `inputs_embeds`, and only its head is run."""
+    def _with_body(self, model: Any) -> Iterator[None]:
+        """Inside, the body itself is run, whatever stands in for it."""
         body = getattr(model, self.body)
-        body.forward = _classifiers_alone(body) if self.kind == "classifier" else _stand_in(body, self)
+        stand_in = body.__dict__.get("forward")
+        if hasattr(stand_in, "stands_for"):
+            _put_forward(body, stand_in.stands_for)
         try:
             yield
         finally:
-            del body.forward
+            _put_forward(body, stand_in)
+
+    @contextmanager
+    def replaying(self, model: Any) -> Iterator[None]:
+        """Inside, the model takes features as `pixel_values` or `inputs_embeds`, and only its head is run."""
+        body = getattr(model, self.body)
+        stand_in = _classifiers_alone(body) if self.kind == "classifier" else _stand_in(body, self)
+        # Where accelerate has put another forward over the class's (offloading), that one comes back.
+        stand_in.stands_for = body.__dict__.get("forward")
+        body.forward = stand_in
+        try:
+            yield
+        finally:
+            _put_forward(body, stand_in.stands_for)
+
+
+def _put_forward(module: Any, forward: Any) -> None:
+    """None: the class's own."""
+    if forward is not None:
+        module.forward = forward
+    else:
+        module.__dict__.pop("forward", None)
 
 
 def find(model: Any, batch: dict[str, Any]) -> Boundary | None:

@@ -72,13 +72,13 @@ def _transform(processor: Any) -> Any:
 class OnFeatures:
     """A task whose inputs are cached features; targets, decoding and scores are the task's own (`inner`).
 
-    With several views, an item's features are (views, …) and the epoch chooses.
+    views: of each training picture, among which the epoch chooses; 1 is the plain picture.
     """
 
     encode_on_access = False
 
-    def __init__(self, inner: Task, boundary: Boundary, store: FeatureStore, recipe: Recipe):
-        self.inner, self.boundary, self.store, self.recipe = inner, boundary, store, recipe
+    def __init__(self, inner: Task, boundary: Boundary, store: FeatureStore, recipe: Recipe, views: int = 1):
+        self.inner, self.boundary, self.store, self.recipe, self.views = inner, boundary, store, recipe, views
         self._encoded: dict[tuple[str, str], list[dict]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -88,7 +88,7 @@ class OnFeatures:
 
     def encode(self, rows: list[dict], processor: Any, problem: Problem, recipe: Recipe, training: bool) -> list[dict]:
         if self.inner.encode_on_access:
-            return [self._picture(index, row, problem, training) for index, row in enumerate(rows)]
+            return [self._picture(index, row, problem) for index, row in enumerate(rows)]
         # Each evaluation asks for the same items again.
         keys = [(content_of(row["row_id"]), repr(row.get(self.inner.target))) for row in rows]
         new = list({key: row for key, row in zip(keys, rows) if key not in self._encoded}.items())
@@ -107,9 +107,8 @@ class OnFeatures:
         item.pop("token_type_ids", None)
         return item
 
-    def _picture(self, index: int, row: dict, problem: Problem, training: bool) -> dict:
-        views = self.recipe.feature_views if training else 1
-        keys = [picture_key(row["row_id"], view if views > 1 else None, self.recipe) for view in range(views)]
+    def _picture(self, index: int, row: dict, problem: Problem) -> dict:
+        keys = [picture_key(row["row_id"], view if self.views > 1 else None, self.recipe) for view in range(self.views)]
         item: dict[str, Any] = {"_row": index, "_features": [self.store[key] for key in keys]}
         if row.get(self.inner.target) is not None:
             item["labels"] = self.inner.encode_target(row, problem)

@@ -60,7 +60,8 @@ def on_features(trainer: Any) -> Iterator[None]:
     if isinstance(trainer.eval_dataset, Split):
         cached.fill(trainer.eval_dataset)
     trainer.task = OnFeatures(cached.task, cached.boundary, cached.store, trainer.recipe)
-    trainer.train_dataset = CachedItems(trainer.task, items.split, items.processor, items.problem, items.recipe, training=True)
+    in_training = OnFeatures(cached.task, cached.boundary, cached.store, trainer.recipe, views=trainer.recipe.feature_views)
+    trainer.train_dataset = CachedItems(in_training, items.split, items.processor, items.problem, items.recipe, training=True)
     trainer.data_collator = type(kept["data_collator"])(trainer.task, trainer.processing_class)
     # Features need no processes that decode.
     trainer.args = copy.copy(trainer.args)

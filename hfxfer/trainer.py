@@ -108,7 +108,7 @@ class TransferTrainer(Trainer):
                                  "Give raw rows, or load the model yourself with num_labels")
             loaded = models.load(self.task, self.recipe, self.problem)
             given["model"] = loaded.model
-            given.setdefault("processing_class", loaded.processor)
+            given["processing_class"] = given.get("processing_class") or loaded.processor
         if self.problem is not None:
             self._settle_rows(given)
 
