@@ -65,7 +65,7 @@ class Bench:
         return str((self.options.image_model or self.options.weights / "mobilenetv2_100") if case.data == PICTURES else self.options.text_model)
 
     def measure(self, command: list[str], cache: Path | None = None) -> tuple[dict[str, Any], str]:
-        """Run a whole process: seconds, peak memory of the process in MB, the load average before; and its stdout."""
+        """Run a whole process: its seconds, those of its cores, its peak memory in MB, the load average before; and its stdout."""
         own = cache or Path(tempfile.mkdtemp(prefix="cache-", dir=self.work))
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         with open(self.work / "stdout", "w+", encoding="utf-8") as out, open(self.work / "stderr", "w+", encoding="utf-8") as err:
@@ -82,7 +82,8 @@ class Bench:
         if process.returncode:
             raise SystemExit(f"exit code {process.returncode} of: {' '.join(command)}\n{said[-4000:]}")
         bytes_each = 1 if sys.platform == "darwin" else 1024
-        return {"seconds": round(seconds, 2), "peak_mb": round(usage.ru_maxrss * bytes_each / 1e6), "load": load and round(load, 2)}, text
+        return {"seconds": round(seconds, 2), "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
+                "peak_mb": round(usage.ru_maxrss * bytes_each / 1e6), "load": load and round(load, 2)}, text
 
     def add(self, case: Case, side: str, found: dict[str, Any]) -> None:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
