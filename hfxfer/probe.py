@@ -113,14 +113,19 @@ class Probe:
             outputs = self.task.forward(self.model, batch, self.recipe)
         return outputs.logits.float().square().mean() if outputs.loss is None else outputs.loss
 
-    def factor(self, settle: Callable[[Any], Any], plain: Any, other: Any, step: Callable[[Any], float]) -> float:
-        """How many times faster `other` is than `plain`: the best of two of each in turns, after one of each to warm up."""
+    def factor(self, settle: Callable[[Any], Any], plain: Any, other: Any, step: Callable[[Any], float], deadline: float) -> float | None:
+        """How many times faster `other` is than `plain`: the best of two of each in turns, after one of each to warm up.
+
+        deadline: of time.perf_counter(); None where it has passed before anything was compared.
+        """
         seconds: dict[bool, list[float]] = {False: [], True: []}
         for _ in range(3):
+            if time.perf_counter() > deadline:
+                break
             for is_other, choice in ((False, plain), (True, other)):
                 settle(choice)
                 seconds[is_other].append(step(choice))
-        return min(seconds[False][1:]) / min(seconds[True][1:])
+        return min(seconds[False][1:]) / min(seconds[True][1:]) if len(seconds[True]) > 1 else None
 
     def update_seconds(self, fused: bool) -> float:
         """Of one AdamW update of copies of the trained weights (at most 20 million numbers); the best of two, after one to warm up."""
