@@ -154,7 +154,7 @@ def test_overrides_win_over_the_file(tmp_path):
     ("classifier_dropout", 0.95, "classifier_dropout is 0.95; allowed: number ≥ 0 and ≤ 0.9, or auto"),
     ("max_length", 3, "max_length is 3; allowed: whole number of tokens ≥ 4, or auto"),
     ("method", "hed", "method is 'hed'; allowed: auto, head, full, lp-ft, gradual, lora"),
-    ("method", ["full"], "method is ['full']; allowed: full, head"),
+    ("method", ["full"], "method is ['full']; allowed: auto, head, full, lp-ft, gradual, lora"),
     ("precision", True, "precision is True; allowed: auto, fp32, bf16, fp16"),
     ("trust_remote_code", "yes", "trust_remote_code is 'yes'; allowed: true or false"),
     ("trust_remote_code", 1, "trust_remote_code is 1; allowed: true or false"),

@@ -46,7 +46,7 @@ def test_the_folder_holds_what_is_promised_and_model_holds_nothing_private(run, 
     assert {path.name for path in run.model_dir.iterdir()} == {"config.json", "model.safetensors", "scores.json", "figures", "recipe.yaml"}
     shared = "".join(path.read_text() for path in run.model_dir.iterdir() if path.suffix in (".json", ".yaml"))
     assert str(place) not in shared
-    assert {event["type"] for event in run.history()} == {"log", "eval", "end"}
+    assert {event["type"] for event in run.history()} == {"stage", "plan", "log", "eval", "end"}
     assert len(list((run.folder / "examples").glob("*.png"))) == 12
 
 
