@@ -8,7 +8,7 @@ from tiny_models import bert_checkpoint, gpt2_checkpoint, timm_checkpoint
 
 from hfxfer import models, tasks
 from hfxfer.errors import ModelError
-from hfxfer.methods import freeze_body
+from hfxfer.methods import train_only
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import Problem
 
@@ -175,7 +175,7 @@ def test_mobilenet_v1_default_dropout_is_noticed(tmp_path, capsys):
 
 def test_frozen_body_keeps_weights_and_batch_norm_statistics(tmp_path):
     model = models.load(IMAGE, recipe(timm_checkpoint(tmp_path / "net")), THREE).model
-    freeze_body(model)
+    train_only(model, models.head_names(model))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model.train()
@@ -187,7 +187,7 @@ def test_frozen_body_keeps_weights_and_batch_norm_statistics(tmp_path):
 
 def test_frozen_bert_trains_pooler_and_classifier_without_dropout_in_the_body(tmp_path):
     model = models.load(TEXT, recipe(bert_checkpoint(tmp_path / "bert")), THREE).model
-    freeze_body(model)
+    train_only(model, models.head_names(model))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {"bert.pooler.dense.weight", "bert.pooler.dense.bias", "classifier.weight", "classifier.bias"}
     model.train()
@@ -226,7 +226,7 @@ def test_heads_that_are_convolutions_or_two_are_replaced_and_alone_trained(tmp_p
     loaded = models.load(IMAGE, recipe(tmp_path), THREE)
     heads = models.head_names(loaded.model)
     assert set(loaded.new_weights) == heads and len(heads) == 2 * len(models.logit_layers(loaded.model))
-    freeze_body(loaded.model)
+    train_only(loaded.model, models.head_names(loaded.model))
     assert {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad} == heads
 
 
