@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -88,6 +89,22 @@ def scheduler_of_stage(stage: Stage | None, num_training_steps: int, make: Any) 
         group["lr"] = rate * own(0)
     scheduler._last_lr = [group["lr"] for group in scheduler.optimizer.param_groups]
     return scheduler
+
+
+@contextmanager
+def quick_collections(args: TrainingArguments) -> Iterator[None]:
+    """Inside, on a CPU, collecting garbage passes over what is there now.
+
+    accelerate collects before each training, so that a device's memory is free (1.15): 0.4 s to look through what is imported.
+    """
+    frozen = args.device.type == "cpu" and not gc.get_freeze_count()
+    if frozen:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if frozen:
+            gc.unfreeze()
 
 
 @contextmanager

@@ -192,7 +192,7 @@ class TransferTrainer(Trainer):
         first, checkpoint = staging.resume_point(self.stages, self.args, resume_from_checkpoint)
         earlier = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
         for number in range(first, len(self.stages)):
-            with staging.in_stage(self, self.stages, number, checkpoint):
+            with staging.in_stage(self, self.stages, number, checkpoint), staging.quick_collections(self.args):
                 output = super().train(checkpoint, **named)
             checkpoint = None
             if number + 1 < len(self.stages):
