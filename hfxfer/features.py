@@ -57,9 +57,15 @@ def cache_key(model: Any, processor: Any, boundary: Boundary, precision: str) ->
     config = {name: value for name, value in model.config.to_dict().items() if name not in OF_THE_HEAD}
     depends = {"format": FORMAT, "weights": body_digest(model), "config": config, "boundary": boundary.describe(), "precision": precision,
                "matmul": torch.get_float32_matmul_precision(), "transform": _transform(processor), "threads": torch.get_num_threads(),
-               "device": str(next(model.parameters()).device.type),
+               "device": str(next(model.parameters()).device.type), "channels_last": _is_channels_last(model),
                "versions": {name: version(name) for name in ("torch", "torchvision", "transformers", "timm", "pillow")}}
     return hashlib.blake2b(json.dumps(depends, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def _is_channels_last(model: Any) -> bool:
+    """True where convolutions compute in this memory format, whose sums differ in the last bits."""
+    return any(value.dim() == 4 and not value.is_contiguous() and value.is_contiguous(memory_format=torch.channels_last)
+               for value in model.parameters())
 
 
 def _transform(processor: Any) -> Any:

@@ -50,6 +50,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     try:
         with checkpoints.quiet_libraries():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        console.talk(f"{trainer.waiting.share(time.monotonic() - start):.1%} of the training time was waiting for data")
         (finish or _finish)(run, trainer, rows, start, began)
     except KeyboardInterrupt as interruption:
         raise KeyboardInterrupt(f"interrupted. {_kept(run)} Continue with: {run.continuing_command}") from interruption
@@ -196,7 +197,8 @@ def score_test(run: Run, predictor: Predictor, rows: data.Rows) -> None:
 def end_event(trainer: TransferTrainer, seconds: float) -> dict[str, Any]:
     """What history.jsonl ends with. seconds: of the training."""
     state = trainer.state
-    return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3), "best_metric": state.best_metric,
+    return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3),
+            "waiting_share": round(trainer.waiting.share(seconds), 4), "best_metric": state.best_metric,
             "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps}
 
 

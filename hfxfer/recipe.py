@@ -166,11 +166,12 @@ class Recipe:
         return type(self).from_settings(self.to_dict())
 
     def shareable(self) -> Recipe:
-        """The recipe without any path: data and model by name."""
+        """The recipe without any path, data and model by name, and without the plan of one machine."""
         names = {name: Path(getattr(self, name)).name for name in ("data", "model") if _is_path(getattr(self, name))}
         kept = {name: value for name, value in self.training_arguments.items()
                 if not _holds_path(value) and not (name in FILES and isinstance(value, str))}
-        return dataclasses.replace(self, **names, output_dir=_field("output_dir").default, training_arguments=kept)
+        return dataclasses.replace(self, **names, output_dir=_field("output_dir").default, training_arguments=kept,
+                                   plan="auto" if isinstance(self.plan, dict) else self.plan)
 
 
 def yaml_settings(path: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from hfxfer.batches import EpochBatches, Items
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError, RecipeError
 from hfxfer.evaluation import Predictor, evaluate_split
+from hfxfer.machine import Waiting
 from hfxfer.metrics import METRICS
 from hfxfer.mixing import Mixing, mixing
 from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
@@ -56,6 +57,7 @@ class TransferTrainer(Trainer):
         given.pop("self")
         self.task = tasks.get(task) if isinstance(task, str) else task
         self.problem, self.batches, self.cached, self.stage, self.in_checkpoint = problem, None, None, None, False
+        self.waiting = Waiting()
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
         self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
         if self.task is not None:
@@ -201,6 +203,11 @@ class TransferTrainer(Trainer):
             adapters.merge(self.model)
         self.state.log_history = [*earlier, *self.state.log_history]
         return output
+
+    def get_batch_samples(self, *given: Any, **named: Any) -> Any:
+        """As Trainer's. While it runs, the model waits for data."""
+        with self.waiting:
+            return super().get_batch_samples(*given, **named)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As Trainer's; a stage that is a part of one schedule gets its part of it."""
