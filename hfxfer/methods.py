@@ -74,10 +74,19 @@ def settle(recipe: Recipe, problem: Any, train: Any, model: Any) -> Recipe:
     images = getattr(model, "main_input_name", "") == "pixel_values"
     num_classes = len(problem.labels) if problem else getattr(getattr(model, "config", None), "num_labels", 1)
     method, rule = "full", "the number of training rows is not known: everything is trained"
-    if hasattr(train, "__len__"):
+    if not has_known_head(model):
+        rule = f"which part of {type(model).__name__} is its head is not known: everything is trained"
+    elif recipe.freeze is not None:
+        rule = "freeze says what stands still: everything else is trained"
+    elif hasattr(train, "__len__"):
         method, rule = choose(len(train), num_classes, num_parameters, images, torch.accelerator.is_available())
     console.talk(f"method {method}: {rule}")
     return replace(recipe, method=method)
+
+
+def has_known_head(model: Any) -> bool:
+    """True for the models of transformers, and timm's inside them."""
+    return hasattr(model, "timm_model") or hasattr(model, "base_model_prefix")
 
 
 def stages(recipe: Recipe, model: Any, num_train_epochs: float) -> tuple[Stage, ...]:
@@ -86,7 +95,7 @@ def stages(recipe: Recipe, model: Any, num_train_epochs: float) -> tuple[Stage, 
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if method == "full" and recipe.freeze is None:
         return (Stage(frozenset(trainable), num_train_epochs),)
-    if not hasattr(model, "timm_model") and not hasattr(model, "base_model_prefix"):
+    if not has_known_head(model):
         raise ModelError(f"method is {method}, and {type(model).__name__} is no model of transformers or timm, so which part is its head is not "
                          "known. Use method='full', or a model of theirs")
     if recipe.freeze is not None:

@@ -54,7 +54,8 @@ def test_the_rule_of_auto_in_words(given, rule):
 
 def test_auto_is_settled_and_told_in_a_script(place, tmp_path, capsys):
     def trainer(**named):
-        return TransferTrainer(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"), method="auto", **named)
+        args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none", max_steps=5)
+        return TransferTrainer(args=args, method="auto", **named)
 
     rows = datasets.Dataset.from_list(text_rows(60))
     assert trainer(model=str(place / "bert"), train_dataset=rows, task="text-classification").recipe.method == "full"
@@ -202,3 +203,16 @@ def test_train_only_is_undone_by_thaw(bert):
     assert methods.trainable_parameters(bert)[0] == 32 * 32 + 32 + 32 * 2 + 2
     methods.thaw(bert)
     assert all(parameter.requires_grad for parameter in bert.parameters()) and not bert._forward_pre_hooks
+
+
+def test_auto_trains_everything_where_freeze_says_what_stands_still(capsys):
+    model = torch.nn.Linear(2, 2)
+    model.base_model_prefix = ""
+    recipe = Recipe(model="m", data="d", freeze=["*.bias"])
+    assert methods.settle(recipe, None, range(10), model).method == "full"
+    assert "method full: freeze says what stands still: everything else is trained" in capsys.readouterr().err
+
+
+def test_auto_trains_everything_where_the_head_is_not_known(capsys):
+    assert methods.settle(Recipe(model="m", data="d"), None, range(10), torch.nn.Linear(2, 2)).method == "full"
+    assert "method full: which part of Linear is its head is not known: everything is trained" in capsys.readouterr().err
