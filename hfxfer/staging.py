@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -91,6 +92,16 @@ def scheduler_of_stage(stage: Stage | None, num_training_steps: int, make: Any) 
     return scheduler
 
 
+def share_buffers(trainer: Any) -> None:
+    """The main process's batch-norm statistics in every process, as DDP shares them before each step, but not after the last one.
+
+    Each has seen its own share of the rows, and each scores its share of the validation rows.
+    """
+    if trainer.args.world_size > 1 and not trainer.is_fsdp_enabled and not trainer.is_deepspeed_enabled:
+        for buffer in trainer.model.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+
 @contextmanager
 def quick_collections(args: TrainingArguments) -> Iterator[None]:
     """Inside, on a CPU, collecting garbage passes over what is there now.
@@ -124,6 +135,7 @@ def in_stage(trainer: Any, stages: tuple[Stage, ...], number: int, checkpoint: s
     try:
         with on_features(trainer) if stage.cached else nullcontext():
             yield
+        share_buffers(trainer)
     finally:
         trainer.args, trainer.stage = given, None
 

@@ -189,7 +189,9 @@ class TransferTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **named: Any) -> Any:
         """As Trainer's, stage after stage of the method. Checkpoints of all stages but the last lie in folders of their own."""
         if self.model_init is not None:
-            return super().train(resume_from_checkpoint, **named)
+            output = super().train(resume_from_checkpoint, **named)
+            staging.share_buffers(self)
+            return output
         staging.check(self, self.stages)
         first, checkpoint = staging.resume_point(self.stages, self.args, resume_from_checkpoint)
         earlier = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
@@ -288,6 +290,8 @@ class TransferTrainer(Trainer):
         return True
 
     def _maybe_log_save_evaluate(self, *given: Any, **named: Any) -> None:
+        if self.control.should_evaluate or self.control.should_save:
+            staging.share_buffers(self)
         with nullcontext() if self.average is None else self.average.applied():
             super()._maybe_log_save_evaluate(*given, **named)
 
