@@ -125,6 +125,8 @@ def _guess(model: Any, batch: dict[str, Any]) -> Boundary | None:
     if used is None:
         return None
     kind, count = used
+    if kind == "pooled" and input_name == "inputs_embeds":
+        return None  # A pooled text has no position to stand at; no architecture of transformers 5.23 needs it.
     return Boundary(kind, count, body, input_name)
 
 

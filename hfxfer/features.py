@@ -125,7 +125,9 @@ class OnFeatures:
             chosen = [item["_features"][item.get("_epoch", 0) % len(item["_features"])] for item in items]
             stacked = torch.from_numpy(np.stack(chosen))
             return self.inner.collate([{**item, "pixel_values": value} for item, value in zip(items, stacked)], processor)
-        batch = self.inner.collate([{name: value for name, value in item.items() if name != "_features"} for item in items], processor)
+        # Where all are equally long, a tokenizer would pad nothing, and take as long as the head.
+        padding = processor if self.boundary.kind == "all" else _NothingToPad
+        batch = self.inner.collate([{name: value for name, value in item.items() if name != "_features"} for item in items], padding)
         mask = batch["attention_mask"].bool()
         features = np.concatenate([item["_features"] for item in items])
         embedded = torch.zeros(*mask.shape, features.shape[-1])
@@ -134,6 +136,14 @@ class OnFeatures:
 
     def item_length(self, item: dict) -> int | None:
         return item.get("_length")
+
+
+class _NothingToPad:
+    """A tokenizer's `pad` for items of one length."""
+
+    @staticmethod
+    def pad(items: list[dict], return_tensors: str) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor([item[name] for item in items]) for name in items[0]}
 
 
 def picture_key(row_id: str, view: int | None, recipe: Recipe) -> str:

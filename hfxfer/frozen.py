@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hfxfer import console
+from hfxfer import console, methods
 from hfxfer.batches import Items
 from hfxfer.boundary import Boundary, find
 from hfxfer.data import Split
@@ -68,7 +68,7 @@ def on_features(trainer: Any) -> Iterator[None]:
     trainer.args.dataloader_num_workers, trainer.args.dataloader_prefetch_factor, trainer.args.dataloader_persistent_workers = 0, None, False
     trainer.cached = cached
     try:
-        with cached.boundary.replaying(trainer.model):
+        with cached.boundary.replaying(trainer.model), methods.switching_only_what_moves(trainer.model):
             yield
     finally:
         trainer.cached = None
