@@ -40,6 +40,8 @@ def has_adapters(model: Any) -> bool:
 
 def merge(model: Any) -> None:
     """Fold the adapters into the weights and take them out, in place: a plain model again. Does nothing without adapters."""
+    if not has_adapters(model):
+        return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):

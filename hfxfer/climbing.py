@@ -319,7 +319,7 @@ def _processes() -> Any:
     """All processes of torchrun, which this one joins where no training has done so before."""
     from accelerate import PartialState
 
-    from hfxfer.evaluation import has_accelerator
+    from hfxfer.machine import has_accelerator
 
     # Without cpu=True accelerate does not join them on a machine without accelerator (1.15).
     return PartialState(cpu=not has_accelerator())

@@ -144,13 +144,6 @@ def write_predictions(path: Path, predictor: Predictor, split: Split, outcomes: 
     temporary.replace(path)
 
 
-def has_accelerator() -> bool:
-    """True where torch sees a CUDA, ROCm, MPS or XPU device."""
-    import torch
-
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
-
-
 def check_precision(precision: str, device_type: str) -> None:
     """Raise RecipeError where the device cannot compute in `precision`, and warn where it only emulates it."""
     if precision == "fp16" and device_type == "cpu":

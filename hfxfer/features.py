@@ -28,7 +28,7 @@ from hfxfer.evaluation import BATCHES_AHEAD, MOST_THREADS, PICTURES_AT_ONCE, TOK
 from hfxfer.models import head_names
 from hfxfer.recipe import Recipe
 from hfxfer.rowcheck import content_of
-from hfxfer.shards import FeatureStore, cache_folder  # noqa: F401  also asked for here
+from hfxfer.shards import FeatureStore
 from hfxfer.tasks._task import Problem, Task
 
 FORMAT = 2

@@ -14,7 +14,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from hfxfer import checkpoints, console, data, figures, methods, models, plan
 from hfxfer.errors import RecipeError, RefusedError, WorkError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, rank_and_world, score_outcomes, write_predictions
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, rank_and_world, score_outcomes, write_predictions
+from hfxfer.machine import has_accelerator
 from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, Score, scores_object

@@ -67,6 +67,13 @@ def processor_name() -> str:
     return " ".join(part for part in (name, found.get("model", ""), kind) if part)
 
 
+def has_accelerator() -> bool:
+    """True where torch sees a CUDA, ROCm, MPS or XPU device."""
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
+
+
 def has_bf16(device_type: str) -> bool:
     """True where the device computes in bf16 itself. A CPU without such instructions emulates it, 10 to 30 times slower."""
     if device_type == "cpu":

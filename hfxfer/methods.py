@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from hfxfer import console
+from hfxfer import console, machine
 from hfxfer.blocks import blocks, frozen_names
 from hfxfer.errors import ModelError, RecipeError
 from hfxfer.models import head_names
@@ -80,7 +80,7 @@ def settle(recipe: Recipe, problem: Any, train: Any, model: Any) -> Recipe:
     elif recipe.freeze is not None:
         rule = "freeze says what stands still: everything else is trained"
     elif hasattr(train, "__len__"):
-        method, rule = choose(len(train), num_classes, num_parameters, images, torch.accelerator.is_available())
+        method, rule = choose(len(train), num_classes, num_parameters, images, machine.has_accelerator())
     console.talk(f"method {method}: {rule}")
     return replace(recipe, method=method)
 

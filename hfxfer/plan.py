@@ -25,7 +25,7 @@ import torch
 
 from hfxfer import console, data, machine
 from hfxfer.errors import RecipeError
-from hfxfer.evaluation import has_accelerator, rank_and_world
+from hfxfer.evaluation import rank_and_world
 from hfxfer.models import Loaded
 from hfxfer.probe import Probe, untouched
 from hfxfer.recipe import Recipe
@@ -285,7 +285,7 @@ def is_sharded(recipe: Recipe) -> bool:
 
 def _device(recipe: Recipe) -> torch.device:
     """Where the training will run. Joins torchrun's other processes, as TrainingArguments would later."""
-    on_cpu = bool(recipe.training_arguments.get("use_cpu")) or not has_accelerator()
+    on_cpu = bool(recipe.training_arguments.get("use_cpu")) or not machine.has_accelerator()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hfxfer import checkpoints, data, inputs, machine, models, tasks
 from hfxfer.errors import RecipeError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, has_accelerator, predict_split, score_outcomes
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, score_outcomes
 from hfxfer.recipe import Recipe
 from hfxfer.run import Run, scores_object
 from hfxfer.tasks._text import UNLIMITED
@@ -118,4 +118,4 @@ def _best_device() -> str:
     from accelerate import PartialState
 
     # Without cpu=True accelerate does not join torchrun's processes on a machine without accelerator (1.15).
-    return str(PartialState(cpu=not has_accelerator()).device)
+    return str(PartialState(cpu=not machine.has_accelerator()).device)
