@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_DONE
         except (Exception, KeyboardInterrupt) as error:
             return report(error)
+        finally:
+            console.set_format("human")  # What is called in this process later, not as a command, prints as it would have.
 
 
 def report(error: BaseException, command: str = "") -> int:
