@@ -42,10 +42,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         run.write_json("data.json", rows.report)
         run.write_json("base.json", loaded.base)
         run.write_json("environment.json", _environment(args))
-        if resume:
-            run.forget_after(checkpoint)
-        else:
-            run.append_event({"type": "plan", "step": 0, "plan": recipe.plan, "factors": loaded.measured, "threads": torch.get_num_threads()})
+        _begin_history(run, recipe, loaded, checkpoint, resume)
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
     try:
@@ -143,6 +140,15 @@ def _say_what_is_trained(trainer: TransferTrainer, loaded: models.Loaded, task: 
     if not task.encode_on_access:
         console.talk(f"{share:.1%} of the training texts are cut at max_length {trainer.recipe.max_length}"
                      + (". Raise it with --max_length" if share > 0.05 else ""))
+
+
+def _begin_history(run: Run, recipe: Recipe, loaded: models.Loaded, checkpoint: Path | None, resume: bool) -> None:
+    """The plan is the first event. One that is started anew by --resume measures nothing, and keeps the factors that were."""
+    begun = next((event["factors"] for event in run.history() if event["type"] == "plan"), {}) if resume else {}
+    if resume:
+        run.forget_after(checkpoint)
+    if checkpoint is None:
+        run.append_event({"type": "plan", "step": 0, "plan": recipe.plan, "factors": loaded.measured or begun, "threads": torch.get_num_threads()})
 
 
 def _checkpoint_to_resume(run: Run) -> Path | None:

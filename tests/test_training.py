@@ -137,6 +137,27 @@ def test_a_killed_run_resumes_to_the_same_weights(place, monkeypatch):
     assert steps == sorted(steps) and [event["step"] for event in whole.history()] == steps
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew_and_with_its_plan(place, monkeypatch):
+    from hfxfer.trainer import TransferTrainer
+
+    def killed(self, *given, **named):
+        raise KeyboardInterrupt
+
+    folder = place / "early"
+    with monkeypatch.context() as patch:
+        patch.setattr(TransferTrainer, "training_step", killed)
+        with pytest.raises(KeyboardInterrupt, match="No checkpoint had been written yet"):
+            hfxfer.train(model=str(place / "bert"), data=str(place / "texts.jsonl"), num_train_epochs=1, output_dir=str(folder))
+    plan, stage = hfxfer.Run(folder).history()
+    assert plan["type"] == "plan" and stage["type"] == "stage"
+    # As where it had been measured, which is not done again.
+    plan["factors"] = {"precision": 1.5}
+    (folder / "history.jsonl").write_text(f"{json.dumps(plan)}\n{json.dumps(stage)}\n")
+    resumed = hfxfer.train(hfxfer.Recipe.from_yaml(folder / "recipe.yaml"), resume=True)
+    assert resumed.history()[:2] == [plan, stage]
+    assert [event["type"] for event in resumed.history()].count("plan") == [event["type"] for event in resumed.history()].count("stage") == 1
+
+
 def test_resuming_with_other_settings_is_refused(run, place):
     with pytest.raises(RunError, match="seed is 7, was 42"):
         hfxfer.train(hfxfer.Recipe.from_yaml(run.folder / "recipe.yaml", {"seed": 7}), resume=True)
