@@ -24,14 +24,14 @@ from hfxfer import console, machine
 from hfxfer.batches import encode_all, seeded
 from hfxfer.boundary import Boundary
 from hfxfer.data import Split
-from hfxfer.evaluation import BATCHES_AHEAD, MOST_THREADS, PICTURES_AT_ONCE, TOKENS_AT_ONCE, Predictor, rank_and_world
+from hfxfer.evaluation import BATCHES_AHEAD, MOST_THREADS, PICTURES_AT_ONCE, TOKENS_AT_ONCE, Predictor, folded, rank_and_world
 from hfxfer.models import head_names
 from hfxfer.recipe import Recipe
 from hfxfer.rowcheck import content_of
 from hfxfer.shards import FeatureStore
 from hfxfer.tasks._task import Problem, Task
 
-FORMAT = 2
+FORMAT = 3
 ROWS_AT_ONCE = 64
 """The most rows of a batch. Always whole: the values of a row may depend, in the last bits, on the batch that it was computed in."""
 
@@ -169,15 +169,15 @@ def fill(store: FeatureStore, boundary: Boundary, predictor: Predictor, split: S
     """Compute what the store lacks of a split. Of several processes each takes every n-th batch."""
     rank, world = rank_and_world()
     jobs = _jobs(predictor, split, training)
-    _compute(store, boundary, predictor, jobs[rank::world], split.name, autocast)
+    _compute(store, boundary, predictor, jobs[rank::world], split, autocast)
     if world > 1:
         torch.distributed.barrier()
         store.refresh()
     # What another process could only keep in its memory or on its own disk, or what somebody has deleted since.
-    _compute(store, boundary, predictor, jobs, split.name, autocast)
+    _compute(store, boundary, predictor, jobs, split, autocast)
 
 
-def _compute(store: FeatureStore, boundary: Boundary, predictor: Predictor, jobs: list[Job], name: str, autocast: Any) -> None:
+def _compute(store: FeatureStore, boundary: Boundary, predictor: Predictor, jobs: list[Job], split: Split, autocast: Any) -> None:
     jobs = [job for job in jobs if any(key not in store for key in job.keys)]
     if not jobs:
         return
@@ -185,7 +185,8 @@ def _compute(store: FeatureStore, boundary: Boundary, predictor: Predictor, jobs
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     try:
-        with console.Progress(sum(len(job.keys) for job in jobs), f"features of {name}", "items") as bar, _fast_convolutions(model):
+        with console.Progress(sum(len(job.keys) for job in jobs), f"features of {split.name}", "items") as bar, _fast_convolutions(model), \
+                folded(predictor, split):
             for keys, items in _with_items(jobs, 0 if device.type == "cpu" else BATCHES_AHEAD):
                 batch = {key: value.to(device) if hasattr(value, "to") else value
                          for key, value in predictor.task.collate(items, predictor.processor).items()}

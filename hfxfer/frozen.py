@@ -42,7 +42,8 @@ class CachedFeatures:
         if any(split is each and training == kind for each, kind in self.filled):
             return
         trainer = self.trainer
-        predictor = Predictor(self.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem, trainer.recipe)
+        predictor = Predictor(self.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem, trainer.recipe,
+                              trainer.precision)
         fill(self.store, self.boundary, predictor, split, training=training, autocast=trainer.autocast_smart_context_manager)
         self.filled.append((split, training))
 

@@ -18,13 +18,14 @@ SMALL, LARGE = 128 * 1024, 1 << 30
 
 
 def settle() -> None:
-    """Before torch is imported: its idle threads sleep instead of spinning, so that whoever shares the cores gets them.
+    """Before torch is imported: its idle threads spin for about a tenth of a millisecond, and then sleep.
 
-    GNU OpenMP's threads else spin between two operations: with decoding threads or another process on 2 cores a forward
-    pass of mobilenetv2_100 took 23 to 123 ms a picture, with sleeping threads 14 to 24, and alone the same (14).
+    GNU OpenMP's threads else spin without end between two operations: with decoding threads or another process on 2 cores a forward
+    pass of mobilenetv2_100 took 23 to 123 ms a picture, with sleeping threads 14 to 24. Sleeping at once (OMP_WAIT_POLICY=PASSIVE)
+    costs a quarter of the speed of a training step where nobody else wants the cores.
     """
-    if "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "torch" not in sys.modules and "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def keep_memory(keep: bool = True) -> bool:

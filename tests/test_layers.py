@@ -19,7 +19,7 @@ LAYERS = (
     "metrics._regression", "metrics._resampling",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks", "differences", "paired", "comparison",
-    "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "evaluation", "serving",
+    "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training", "rungs", "climbing",
     "quickstart",
     "__init__", "flags", "cli", "__main__",

@@ -8,10 +8,11 @@ from hfxfer import machine
 from hfxfer.machine import Waiting
 
 
-def test_idle_threads_sleep_unless_the_user_says_otherwise():
-    code = "import os, hfxfer; hfxfer.Run; print(os.environ['OMP_WAIT_POLICY'])"
-    for given, expected in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
-        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"} | given
+def test_idle_threads_spin_briefly_unless_the_user_says_otherwise():
+    code = "import os, hfxfer; hfxfer.Run; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    for given, expected in (({}, "10000 None"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None ACTIVE"), ({"GOMP_SPINCOUNT": "5"}, "5 None")):
+        environment = {name: value for name, value in os.environ.items() if name not in ours} | given
         assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout.strip() == expected
 
 

@@ -1,0 +1,132 @@
+"""A convolution and the batch norm behind it as one operation, wherever the norm stands still (evaluation mode).
+
+Such a norm only scales and shifts each channel, which the convolution's own weights can do: one pass over the
+activations less, forward and backward. Weights, names and state dict stay as they are; the logits are the same but for
+rounding, which is checked on real pixels before it is used. (Jacob et al. 2018, Quantization and Training of Neural Networks, 3.2.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+TOLERANCE = 1e-4
+"""Largest difference between logits with and without, as a share of the largest logit (both in fp32)."""
+
+Pair = tuple[str, str]
+
+
+def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
+    """(convolution, norm) by name: what enters the norm is what the convolution gave. Empty where folding them changes the logits.
+
+    logits: runs the model, in evaluation mode and fp32, on two or more real inputs. Found once for a model.
+    """
+    known = model.__dict__.get("_hfxfer_pairs")
+    if known is None:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with torch.no_grad():
+                found = _candidates(model)
+                if found:
+                    found, expected = _seen(found, logits)
+                    with folded(model, tuple(found)):
+                        difference = float((logits() - expected).abs().max())
+                    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+                        found = {}
+        finally:
+            for module, mode in modes:
+                module.training = mode
+        known = model._hfxfer_pairs = tuple(found)
+    return known
+
+
+@contextmanager
+def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
+    """Inside, each convolution also does what its norm would, while the norm is in evaluation mode. Gradients reach both."""
+    modules = [(model.get_submodule(first), model.get_submodule(second)) for first, second in found]
+    modules = [pair for pair in modules if not any("forward" in module.__dict__ for module in pair)]
+    for convolution, norm in modules:
+        convolution.forward, norm.forward = _scaled(convolution, norm), _activated(norm)
+    try:
+        yield
+    finally:
+        for pair in modules:
+            for module in pair:
+                del module.forward
+
+
+def _candidates(model: Any) -> dict[Pair, tuple[Any, Any]]:
+    """Plain convolutions and norms, none of them watched or changed by others; which belong together is to be seen."""
+    from timm.layers import BatchNormAct2d, Conv2dSame
+
+    free = {name: module for name, module in model.named_modules()
+            if not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations") or "forward" in module.__dict__)}
+    convolutions = {name: module for name, module in free.items() if type(module) in (torch.nn.Conv2d, Conv2dSame)}
+    norms = {name: module for name, module in free.items() if type(module) in (torch.nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats}
+    return {(first, second): (convolution, norm) for first, convolution in convolutions.items() for second, norm in norms.items()
+            if convolution.out_channels == norm.num_features}
+
+
+def _seen(candidates: dict[Pair, tuple[Any, Any]], logits: Callable[[], torch.Tensor]) -> tuple[dict[Pair, Any], torch.Tensor]:
+    """Those that were run once each, one right behind the other, and the logits."""
+    gave: dict[int, str] = {}
+    kept, entered, calls = [], [], []
+    handles = []
+    for name, module in {first: convolution for (first, _), (convolution, _) in candidates.items()}.items():
+        def leave(_module: Any, _inputs: Any, output: Any, name: str = name) -> None:
+            kept.append(output)  # So that no other tensor gets its id.
+            gave[id(output)] = name
+            calls.append(name)
+
+        handles.append(module.register_forward_hook(leave))
+    for name, module in {second: norm for (_, second), (_, norm) in candidates.items()}.items():
+        def enter(_module: Any, inputs: Any, name: str = name) -> None:
+            entered.append((gave.get(id(inputs[0]), ""), name))
+            calls.append(name)
+
+        handles.append(module.register_forward_pre_hook(enter))
+    try:
+        expected = logits()
+    finally:
+        for handle in handles:
+            handle.remove()
+    sources = [first for first, _ in entered]
+    return {pair: candidates[pair] for pair in entered
+            if pair in candidates and sources.count(pair[0]) == 1 and all(calls.count(name) == 1 for name in pair)}, expected
+
+
+def _scaled(convolution: Any, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    plain = type(convolution).forward
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        if norm.training:
+            return plain(convolution, inputs)
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        if norm.weight is not None:
+            scale = norm.weight * scale
+        shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
+        weight, bias = convolution._parameters["weight"], convolution._parameters["bias"]
+        # What lies in __dict__ is found before the parameters of these names, which stay where they are.
+        convolution.__dict__["weight"] = weight * scale.view(-1, 1, 1, 1)
+        convolution.__dict__["bias"] = shift if bias is None else bias * scale + shift
+        try:
+            return plain(convolution, inputs)
+        finally:
+            del convolution.__dict__["weight"], convolution.__dict__["bias"]
+
+    return forward
+
+
+def _activated(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    plain = type(norm).forward
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        if norm.training:
+            return plain(norm, inputs)
+        return norm.act(norm.drop(inputs)) if hasattr(norm, "act") else inputs
+
+    return forward

@@ -1,0 +1,132 @@
+"""Folding: which convolutions and norms belong together, and that nothing but the speed changes."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from hfxfer import folding
+
+
+def with_statistics(model):
+    """Norms as training leaves them: no mean of 0, no variance of 1."""
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 2.0, generator=generator)
+    return model.eval()
+
+
+def pixels(count=2, size=64):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def pairs_of(model, inputs):
+    return folding.pairs(model, lambda: model(inputs))
+
+
+@pytest.mark.parametrize(("name", "expected"), [("mobilenetv2_050", 52), ("resnet18", 20), ("ghostnet_050", 80), ("vit_tiny_patch16_224", 0)])
+def test_convolutions_and_norms_are_paired_and_the_logits_stay(name, expected):
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model(name, num_classes=3))
+    inputs = pixels(size=224 if "vit" in name else 64)
+    found = pairs_of(model, inputs)
+    assert len(found) == expected
+    with torch.no_grad():
+        plain = model(inputs)
+        with folding.folded(model, found):
+            got = model(inputs)
+        again = model(inputs)
+    assert torch.allclose(got, plain, atol=1e-4 * float(plain.abs().max()))
+    assert torch.equal(again, plain)
+
+
+def test_a_folded_norm_is_not_run():
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1, bias=False), torch.nn.BatchNorm2d(1)).eval()
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+        model[1].running_mean.fill_(3.0)
+        model[1].running_var.fill_(4.0 - model[1].eps)
+        model[1].weight.fill_(5.0)
+        model[1].bias.fill_(7.0)
+        found = pairs_of(model, torch.ones(1, 1, 1, 1))
+        with folding.folded(model, found):
+            between = model[0](torch.ones(1, 1, 1, 1))
+            after = model[1](between)
+    assert found == (("0", "1"),)
+    # (2 · 1 − 3) / 2 · 5 + 7 = 4.5, done by the convolution alone.
+    assert between.item() == pytest.approx(4.5) and after.item() == pytest.approx(4.5)
+
+
+def test_gradients_reach_convolution_and_norm():
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model("mobilenetv2_050", num_classes=3))
+    plain = copy.deepcopy(model)
+    inputs, found = pixels(4), pairs_of(model, pixels())
+    plain(inputs).square().mean().backward()
+    with folding.folded(model, found):
+        model(inputs).square().mean().backward()
+    for (name, got), (_, expected) in zip(model.named_parameters(), plain.named_parameters()):
+        scale = float(expected.grad.abs().max())
+        assert torch.allclose(got.grad, expected.grad, atol=1e-3 * scale + 1e-7), name
+
+
+def test_a_norm_in_training_mode_works_as_ever():
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model("resnet18", num_classes=3))
+    plain = copy.deepcopy(model).train()
+    found = pairs_of(model, pixels())
+    model.train()
+    with folding.folded(model, found):
+        got = model(pixels(4))
+    assert torch.equal(got, plain(pixels(4)))
+    assert torch.equal(model.bn1.running_mean, plain.bn1.running_mean)
+
+
+class TwiceUsed(torch.nn.Module):
+    """A convolution whose output goes past the norm as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
+
+    def forward(self, inputs):
+        found = self.conv(inputs)
+        return (self.norm(found) + found).mean((2, 3))
+
+
+def test_a_convolution_that_others_read_is_left_alone():
+    model = with_statistics(TwiceUsed())
+    assert pairs_of(model, pixels()) == ()
+
+
+class Shared(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.first, self.second = torch.nn.Conv2d(3, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.BatchNorm2d(3)
+
+    def forward(self, inputs):
+        return self.second(self.conv(self.first(self.conv(inputs)))).mean((2, 3))
+
+
+def test_a_convolution_that_is_run_twice_is_left_alone():
+    assert pairs_of(with_statistics(Shared()), pixels()) == ()
+
+
+def test_watched_modules_are_left_alone():
+    model = with_statistics(timm.create_model("resnet18", num_classes=3))
+    model.layer4[1].conv2.register_forward_hook(lambda *given: None)
+    found = pairs_of(model, pixels())
+    assert len(found) == 19 and "layer4.1.conv2" not in {name for name, _ in found}
+
+
+def test_names_and_state_stay():
+    model = with_statistics(timm.create_model("resnet18", num_classes=3))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad(), folding.folded(model, pairs_of(model, pixels())):
+        model(pixels())
+        inside = model.state_dict()
+        assert list(inside) == list(before) and all(torch.equal(inside[name], value) for name, value in before.items())
+    assert not any("forward" in module.__dict__ or "weight" in module.__dict__ for module in model.modules())
