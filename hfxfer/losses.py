@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import TrainerCallback
 
+from hfxfer import console
 from hfxfer.errors import RecipeError
 from hfxfer.models import head_names
 from hfxfer.rates import unwrapped
@@ -73,6 +74,9 @@ def training_loss(trainer: Any) -> TrainingLoss | None:
     miscounted = updates and trainer.model_accepts_loss_kwargs and problem is not None
     if split is None or trainer.compute_loss_func is not None or not (asked or miscounted):
         return None
+    if weighted and recipe.sampler == "balanced":
+        console.hint("class_weights and sampler balanced both make up for rare classes, together twice: in the loss, and by how often they are drawn. "
+                     "Leave out one of them: class_weights none, or sampler random")
     weights = class_weights(recipe.class_weights, problem, split.column(trainer.task.target)) if weighted else None
     return TrainingLoss(problem, weights, args.label_smoothing_factor)
 
@@ -137,16 +141,24 @@ class PullBack(TrainerCallback):
     """L2-SP (Li et al. 2018): alpha / 2 · ‖w - w0‖² on the body; the head has weight decay instead.
 
     Its gradient alpha · (w - w0) is added once an update, after clipping and the mean over processes: the loss that is
-    reported stays that of the data. w0 are the weights when the trainer is made, so a resumed run is pulled to the same.
+    reported stays that of the data. w0 are the weights when the trainer is made, so a resumed run is pulled to the same;
+    they are kept of what moves alone, and a hint says so where that is nothing.
     """
 
     def __init__(self, trainer: Any):
+        recipe = trainer.recipe
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise RecipeError(f"l2_sp is {trainer.recipe.l2_sp:g}, and FSDP or DeepSpeed split the weights that it compares. Leave out one of them")
-        self.trainer, self.alpha = trainer, trainer.recipe.l2_sp
+            raise RecipeError(f"l2_sp is {recipe.l2_sp:g}, and FSDP or DeepSpeed split the weights that it compares. Leave out one of them")
+        self.trainer, self.alpha = trainer, recipe.l2_sp
         model = unwrapped(trainer.model)
-        heads = head_names(model)
-        self.start = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name not in heads}
+        # With model_init there is one stage, for which the model is frozen already.
+        stages = getattr(trainer, "stages", ())
+        moving = set().union(*(stage.trained for stage in stages)) or {name for name, value in model.named_parameters() if value.requires_grad}
+        moving -= head_names(model)
+        self.start = {name: parameter.detach().clone() for name, parameter in model.named_parameters() if name in moving}
+        if not self.start:
+            console.hint(f"l2_sp is {recipe.l2_sp:g} and has no effect: with method {recipe.method}{'' if recipe.freeze is None else ' and this freeze'} "
+                         "no pre-trained weight moves. Leave it out, or let the body train")
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
         scaler = self.trainer.accelerator.scaler

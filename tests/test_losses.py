@@ -10,7 +10,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from hfxfer import TransferTrainer
 from hfxfer.errors import RecipeError
-from hfxfer.losses import TrainingLoss, class_weights
+from hfxfer.losses import PullBack, TrainingLoss, class_weights
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Problem
 
@@ -118,7 +118,7 @@ def trained(folder, checkpoint, rows, recipe=None, task="text-classification", c
                                 "per_device_train_batch_size": 8, "max_steps": 1, "max_grad_norm": 0.0, "learning_rate": 1e-3,
                                 "weight_decay": 0.0, **settings})
     trainer = TransferTrainer(model=str(checkpoint), args=args, train_dataset=datasets.Dataset.from_list(rows), task=task,
-                              recipe=Recipe(model=str(checkpoint), data="given", method="full", **(recipe or {})))
+                              recipe=Recipe(**{"model": str(checkpoint), "data": "given", "method": "full", **(recipe or {})}))
     for callback in callbacks:
         trainer.add_callback(callback)
     if run:
@@ -153,6 +153,17 @@ def test_the_trainer_weighs_what_the_recipe_says(tmp_path, bert):
     assert trained(tmp_path, bert, ROWS[SINGLE_LABEL], run=False).training_loss is None
 
 
+@pytest.mark.parametrize("weights", ["balanced", {"bad": 3.0}])
+def test_making_up_for_rare_classes_twice_is_told(tmp_path, bert, capsys, weights):
+    for settings in ({"class_weights": weights}, {"sampler": "balanced"}):
+        trained(tmp_path, bert, ROWS[SINGLE_LABEL], settings, run=False)
+    assert "hint" not in capsys.readouterr().err
+    trained(tmp_path, bert, ROWS[SINGLE_LABEL], {"class_weights": weights, "sampler": "balanced"}, run=False)
+    assert capsys.readouterr().err.count(
+        "hint: class_weights and sampler balanced both make up for rare classes, together twice: in the loss, and by how often they are drawn. "
+        "Leave out one of them: class_weights none, or sampler random\n") == 1
+
+
 def test_evaluation_keeps_the_plain_loss(tmp_path, bert):
     found = [trained(tmp_path, bert, ROWS[SINGLE_LABEL], recipe, run=False).evaluate(datasets.Dataset.from_list(ROWS[SINGLE_LABEL]))["eval_loss"]
              for recipe in ({}, {"class_weights": {"good": 50}, "l2_sp": 10.0})]
@@ -179,6 +190,23 @@ def test_l2_sp_adds_alpha_times_the_distance_on_the_body_alone(tmp_path, bert):
     for name, before in plain.seen[1].items():
         expected = 0.0 if name.startswith("classifier") or ".pooler." in name else 4.0 * (plain.weights[1][name] - plain.weights[0][name])
         assert torch.allclose(pulled.seen[1][name], before + expected, atol=1e-6), name
+
+
+@pytest.mark.parametrize(("recipe", "what"), [({"method": "head"}, "method head"), ({"method": "lora"}, "method lora"),
+                                              ({"freeze": ["bert.*"]}, "method full and this freeze")])
+def test_l2_sp_where_no_pretrained_weight_moves_is_told(tmp_path, bert, capsys, recipe, what):
+    trainer = trained(tmp_path, bert, ROWS[SINGLE_LABEL], {"l2_sp": 0.01, **recipe}, run=False)
+    assert f"hint: l2_sp is 0.01 and has no effect: with {what} no pre-trained weight moves. Leave it out, or let the body train\n" in capsys.readouterr().err
+    pull, = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, PullBack))
+    assert pull.start == {}, "no copy of the weights is held"
+
+
+@pytest.mark.parametrize(("recipe", "kept"), [({"method": "lp-ft"}, "bert."), ({"method": "gradual"}, "bert."), ({"freeze": 1}, "bert.encoder.layer.1.")])
+def test_l2_sp_keeps_what_any_stage_moves(tmp_path, bert, capsys, recipe, kept):
+    trainer = trained(tmp_path, bert, ROWS[SINGLE_LABEL], {"l2_sp": 0.01, **recipe}, run=False)
+    pull, = (callback for callback in trainer.callback_handler.callbacks if isinstance(callback, PullBack))
+    assert set(pull.start) == {name for name, _ in trainer.model.named_parameters() if name.startswith(kept) and ".pooler." not in name}
+    assert "l2_sp" not in capsys.readouterr().err
 
 
 def test_l2_sp_is_resumed_to_the_pretrained_weights(tmp_path):
