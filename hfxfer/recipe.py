@@ -72,7 +72,7 @@ def setting(default: Any = dataclasses.MISSING, *, help: str, unit: str = "", ge
 class Recipe:
     """What a run is made of. Immutable; `dataclasses.replace` makes a changed copy.
 
-    Raises RecipeError, naming every fault, from `from_settings`, `from_yaml` and `check`.
+    Raises RecipeError, naming every fault, from `from_settings` and `from_yaml`.
     """
 
     model: str = setting(help="Checkpoint to start from: a Hub id (timm/NAME for timm), a local folder, or a weights file")
@@ -160,10 +160,6 @@ class Recipe:
         import yaml
 
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
-
-    def check(self) -> Recipe:
-        """Raise RecipeError unless every value is of its type and in its range; return self with values of these types."""
-        return type(self).from_settings(self.to_dict())
 
     def shareable(self) -> Recipe:
         """The recipe without any path, data and model by name, and without the plan of one machine."""

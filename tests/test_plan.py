@@ -77,7 +77,7 @@ def test_a_plan_survives_the_recipe_as_text():
                  gradient_accumulation_steps=2, dataloader_num_workers=3, compile=True, threads=4)
     assert Plan.from_dict(whole.to_dict()) == whole
     recipe = Recipe.from_settings({"model": "m", "data": "d", "plan": whole.to_dict()})
-    assert Plan.from_dict(recipe.plan) == whole and recipe.check() == recipe
+    assert Plan.from_dict(recipe.plan) == whole and Recipe.from_settings(recipe.to_dict()) == recipe
     assert whole.training_arguments() == {"optim": "adamw_torch_fused", "gradient_accumulation_steps": 2, "dataloader_num_workers": 3, "torch_compile": True}
 
 

@@ -117,7 +117,7 @@ def test_a_recipe_comes_back_from_yaml_as_it_was(tmp_path):
                    weight_decay=5e-2, save_total_limit=None, report_to=["tensorboard"], lr_scheduler_kwargs={"a": "2", "b": [1, {"c": None}]},
                    run_name="12:30", seed=2**32 - 1)
     assert from_yaml(tmp_path, given.to_yaml()) == given
-    assert given.check() == given
+    assert Recipe.from_settings(given.to_dict()) == given
     assert given.to_yaml().startswith("version: 1\nmodel: m\n")
 
 
