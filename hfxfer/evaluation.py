@@ -223,8 +223,8 @@ def _run_one(predictor: Predictor, items: list[dict], positions: list[int]) -> R
 
 def folded(predictor: Predictor, split: Split) -> Any:
     """A context in which convolutions do the work of their batch norms, where there are enough pictures to gain by it."""
-    if not predictor.task.encode_on_access or predictor.precision != "fp32" or split.num_rows < FEWEST_TO_FOLD:
-        return contextlib.nullcontext()
+    if not predictor.task.encode_on_access or predictor.precision == "fp16" or split.num_rows < FEWEST_TO_FOLD:
+        return contextlib.nullcontext()  # fp16 has no room for weights that a small variance makes large.
 
     def logits() -> Any:
         items = predictor.task.encode(split.take([0, split.num_rows - 1]), predictor.processor, predictor.problem, predictor.recipe, training=False)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hfxfer import checkpoints, console, data, figures, methods, models, plan
+from hfxfer import adapters, checkpoints, console, data, figures, methods, models, plan
 from hfxfer.errors import RecipeError, RefusedError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, rank_and_world, score_outcomes, write_predictions
 from hfxfer.machine import has_accelerator
@@ -36,6 +36,8 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
     checkpoint = _checkpoint_to_resume(run) if resume else None
+    if finish is None:
+        methods.hint_unused(recipe)
     if trainer.is_world_process_zero():
         run.create()
         run.write_recipe(recipe)
@@ -186,6 +188,7 @@ def save(run: Run, trainer: TransferTrainer) -> Predictor:
             # Whoever loads the folder cuts texts where this training did.
             trainer.processing_class.model_max_length = trainer.recipe.max_length
         models.save(model, trainer.processing_class, run.model_dir)
+        adapters.keep(trainer, run.model_dir, run.read_json("base.json"))
     return Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
 
 

@@ -22,10 +22,11 @@ Pair = tuple[str, str]
 def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
     """(convolution, norm) by name: what enters the norm is what the convolution gave. Empty where folding them changes the logits.
 
-    logits: runs the model, in evaluation mode and fp32, on two or more real inputs. Found once for a model.
+    logits: runs the model, in evaluation mode and fp32, on two or more real inputs. Found once for a model of the same modules.
     """
-    known = model.__dict__.get("_hfxfer_pairs")
-    if known is None:
+    modules = [id(module) for module in model.modules()]
+    of, known = model.__dict__.get("_hfxfer_pairs", (None, ()))
+    if of != modules:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
@@ -40,7 +41,8 @@ def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
         finally:
             for module, mode in modes:
                 module.training = mode
-        known = model._hfxfer_pairs = tuple(found)
+        known = tuple(found)
+        model._hfxfer_pairs = (modules, known)
     return known
 
 
@@ -48,7 +50,7 @@ def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
 def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
     """Inside, each convolution also does what its norm would, while the norm is in evaluation mode. Gradients reach both."""
     modules = [(model.get_submodule(first), model.get_submodule(second)) for first, second in found]
-    modules = [pair for pair in modules if not any("forward" in module.__dict__ for module in pair)]
+    modules = [pair for pair in modules if all(_is_free(module) for module in pair)]
     for convolution, norm in modules:
         convolution.forward, norm.forward = _scaled(convolution, norm), _activated(norm)
     try:
@@ -60,15 +62,19 @@ def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
 
 
 def _candidates(model: Any) -> dict[Pair, tuple[Any, Any]]:
-    """Plain convolutions and norms, none of them watched or changed by others; which belong together is to be seen."""
+    """Plain convolutions and norms that could belong together."""
     from timm.layers import BatchNormAct2d, Conv2dSame
 
-    free = {name: module for name, module in model.named_modules()
-            if not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations") or "forward" in module.__dict__)}
+    free = {name: module for name, module in model.named_modules() if _is_free(module)}
     convolutions = {name: module for name, module in free.items() if type(module) in (torch.nn.Conv2d, Conv2dSame)}
     norms = {name: module for name, module in free.items() if type(module) in (torch.nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats}
     return {(first, second): (convolution, norm) for first, convolution in convolutions.items() for second, norm in norms.items()
             if convolution.out_channels == norm.num_features}
+
+
+def _is_free(module: Any) -> bool:
+    """False where others watch what it gives, or have changed it."""
+    return not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations") or "forward" in module.__dict__)
 
 
 def _seen(candidates: dict[Pair, tuple[Any, Any]], logits: Callable[[], torch.Tensor]) -> tuple[dict[Pair, Any], torch.Tensor]:

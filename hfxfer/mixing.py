@@ -1,4 +1,4 @@
-"""mixup and cutmix: torchvision's, on whole training batches, with draws that depend on (seed, epoch, first row) alone."""
+"""A training batch: the task's own, then mixup and cutmix, torchvision's, with draws that depend on (seed, epoch, first row) alone."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ class Mixing:
 def mixing(recipe: Recipe, task: Task, problem: Problem) -> Mixing | None:
     """What the recipe's mixup and cutmix ask for; None where both are 0. Raises RecipeError."""
     return Mixing(recipe, task, problem) if recipe.mixup or recipe.cutmix else None
+
+
+class Collator:
+    """The task's collate, with mixup and cutmix in training, without the keys that the model does not take."""
+
+    def __init__(self, task: Task, processor: Any, mixing: Mixing | None = None):
+        self.task, self.processor, self.mixing = task, processor, mixing
+
+    def __call__(self, items: list[dict]) -> dict[str, Any]:
+        batch = self.task.collate(items, self.processor)
+        batch = self.mixing(batch, items) if self.mixing else batch
+        return {key: value for key, value in batch.items() if not key.startswith("_")}

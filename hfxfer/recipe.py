@@ -88,11 +88,13 @@ class Recipe:
         "auto", help="gradual: when each further block from the top begins to train; auto spreads all over the first half")
     feature_views: int = setting(1, ge=1, help="Frozen body: augmented views of each training picture to cache; 1 is the plain picture")
     feature_cache_gb: float = setting(20.0, ge=0, help="Frozen body: most disk that cached features may take; 0 computes them each time", unit="GB")
+    batch_norm: Literal["auto", "frozen", "trained"] = setting(
+        "auto", help="Statistics of batch norms: frozen keeps the checkpoint's, trained follows the batches; auto keeps what was learned")
     layer_decay: float = setting(1.0, gt=0, le=1, help="Learning rate of each block as a share of the block above; 0.65 to 0.9 is usual")
     head_lr_multiplier: float = setting(1.0, gt=0, help="Learning rate of the head as a multiple of learning_rate")
     lora_rank: int = setting(8, ge=1, help="lora: rank of the adapters")
     lora_alpha: float | Auto = setting("auto", gt=0, help="lora: scale of the adapters; auto is twice the rank")
-    keep_adapter: bool = setting(False, help="lora: save the adapter beside its base instead of merged weights")
+    keep_adapter: bool = setting(False, help="lora: also save the adapter alone, in model/adapter, in peft's format")
 
     revision: str | None = setting(None, help="Branch, tag or commit of the checkpoint on the Hub")
     architecture: str | None = setting(None, help="timm's full name for a bare weights file, such as resnet50.tv_in1k")

@@ -16,7 +16,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SchedulerType
 
 from hfxfer import adapters, methods
+from hfxfer.batches import Items
 from hfxfer.errors import RecipeError, RunError
+from hfxfer.evaluation import Predictor, folded
 from hfxfer.frozen import on_features
 from hfxfer.methods import Stage
 from hfxfer.run import COMPLETE, is_complete
@@ -131,13 +133,22 @@ def in_stage(trainer: Any, stages: tuple[Stage, ...], number: int, checkpoint: s
     trained = stage.trained
     if stage.adapters:
         trained = trained | adapters.insert(trainer.model, trainer.recipe)
-    methods.train_only(trainer.model, trained)
+    methods.train_only(trainer.model, trained, trainer.still_norms)
     try:
-        with on_features(trainer) if stage.cached else nullcontext():
+        with on_features(trainer) if stage.cached else _folded(trainer):
             yield
         share_buffers(trainer)
     finally:
         trainer.args, trainer.stage = given, None
+
+
+def _folded(trainer: Any) -> Any:
+    """Where batch norms stand still, convolutions do their work; not where the model is copied, compiled or sharded."""
+    args, items = trainer.args, trainer.train_dataset
+    if args.n_gpu > 1 or args.torch_compile or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not isinstance(items, Items):
+        return nullcontext()
+    return folded(Predictor(trainer.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem,
+                            trainer.recipe, trainer.precision), items.split)
 
 
 def _arguments(given: TrainingArguments, stage: Stage, trainer: Any, checkpoint: str | None) -> TrainingArguments:

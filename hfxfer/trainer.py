@@ -30,14 +30,14 @@ from hfxfer.errors import DataError, DivergedError, ModelError, RecipeError
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.machine import Waiting
 from hfxfer.metrics import METRICS
-from hfxfer.mixing import Mixing, mixing
+from hfxfer.mixing import Collator, mixing
 from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 from hfxfer.run import mark_complete
 from hfxfer.stopping import best_evaluation, metric_key
 from hfxfer.tasks._task import Problem, Task
 
 SETTINGS = ("columns", "augment", "problem_type", "on_bad_rows", "max_length", "stride", "freeze", "head_epochs", "unfreeze_epochs", "feature_views",
-            "feature_cache_gb", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix", "random_erasing",
+            "feature_cache_gb", "batch_norm", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix", "random_erasing",
             "l2_sp", "ema_decay", "class_weights", "sampler")
 """Settings of a recipe that a script gives to TransferTrainer by keyword."""
 
@@ -56,7 +56,7 @@ class TransferTrainer(Trainer):
         given = inspect.signature(Trainer.__init__).bind_partial(self, *positional, **named).arguments
         given.pop("self")
         self.task = tasks.get(task) if isinstance(task, str) else task
-        self.problem, self.batches, self.cached, self.stage, self.in_checkpoint = problem, None, None, None, False
+        self.problem, self.batches, self.cached, self.stage, self.adapter, self.in_checkpoint = problem, None, None, None, None, False
         self.waiting = Waiting()
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
         self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
@@ -67,10 +67,14 @@ class TransferTrainer(Trainer):
                              f"TransferTrainer(…, task='image-classification'). Tasks: {', '.join(tasks.names())}")
         if self.recipe.method == "auto" and given.get("model") is not None:
             self.recipe = methods.settle(self.recipe, self.problem, given.get("train_dataset"), given["model"])
+        if recipe is None:
+            methods.hint_unused(self.recipe)
         if given.get("model") is not None:
             methods.thaw(given["model"])
             self.stages = methods.stages(self.recipe, given["model"], given["args"].num_train_epochs)
-            methods.train_only(given["model"], self.stages[0].trained)
+            # Once: a resumed run begins with the checkpoint's statistics, too, and must come to the same norms.
+            self.still_norms = methods.still_norms(given["model"], self.recipe.batch_norm)
+            methods.train_only(given["model"], self.stages[0].trained, self.still_norms)
         elif given.get("model_init") is not None:
             given["model_init"] = _with_method(given["model_init"], self.recipe, given["args"].num_train_epochs)
         super().__init__(**given)
@@ -205,8 +209,7 @@ class TransferTrainer(Trainer):
             checkpoint = None
             if number + 1 < len(self.stages):
                 earlier += [{**entry, "stage": self.stages[number].name} for entry in self.state.log_history]
-        if self.stages[-1].adapters:
-            adapters.merge(self.model)
+        self.adapter = adapters.merge(self.model) if self.stages[-1].adapters else None
         self.state.log_history = [*earlier, *self.state.log_history]
         return output
 
@@ -326,6 +329,7 @@ class TransferTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save and hasattr(model, "timm_model"):
             models.save_timm(model, Path(output_dir or self.args.output_dir), state_dict)
+        adapters.keep(self, Path(output_dir or self.args.output_dir))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         self.in_checkpoint = True
@@ -342,18 +346,6 @@ class TransferTrainer(Trainer):
                 mark_complete(folder)
 
 
-class Collator:
-    """The task's collate, with mixup and cutmix in training, without the keys that the model does not take."""
-
-    def __init__(self, task: Task, processor: Any, mixing: Mixing | None = None):
-        self.task, self.processor, self.mixing = task, processor, mixing
-
-    def __call__(self, items: list[dict]) -> dict[str, Any]:
-        batch = self.task.collate(items, self.processor)
-        batch = self.mixing(batch, items) if self.mixing else batch
-        return {key: value for key, value in batch.items() if not key.startswith("_")}
-
-
 def _with_method(model_init: Any, recipe: Recipe, num_train_epochs: float) -> Any:
     """The same function, its models frozen as the method says. Keeps the number of arguments, which Trainer looks at."""
     @functools.wraps(model_init)
@@ -364,7 +356,7 @@ def _with_method(model_init: Any, recipe: Recipe, num_train_epochs: float) -> An
         stages = methods.stages(recipe, model, num_train_epochs)
         if len(stages) > 1 or stages[0].adapters:
             raise RecipeError(f"model_init is given and method is {recipe.method}, which has stages. Give model=, or method='full' or 'head'")
-        methods.train_only(model, stages[0].trained)
+        methods.train_only(model, stages[0].trained, methods.still_norms(model, recipe.batch_norm))
         return model
 
     return made

@@ -2,11 +2,14 @@
 
 import copy
 
+import datasets
 import pytest
 import timm
 import torch
+from tiny_models import digits, timm_checkpoint
+from transformers import AutoImageProcessor, AutoModelForImageClassification, TrainingArguments
 
-from hfxfer import folding
+from hfxfer import TransferTrainer, folding
 
 
 def with_statistics(model):
@@ -130,3 +133,53 @@ def test_names_and_state_stay():
         inside = model.state_dict()
         assert list(inside) == list(before) and all(torch.equal(inside[name], value) for name, value in before.items())
     assert not any("forward" in module.__dict__ or "weight" in module.__dict__ for module in model.modules())
+
+
+# --- in training -----------------------------------------------------------------------------------------------------
+
+def digits_trainer(folder, learned=True, **settings):
+    """Two full updates on 40 digits, with a network whose norms have learned statistics or none."""
+    timm_checkpoint(folder / "net", classes=2)
+    model = AutoModelForImageClassification.from_pretrained(folder / "net", id2label={0: "0", 1: "1"})
+    if learned:
+        with_statistics(model)
+    rows = datasets.Dataset.from_list([{"image": picture, "label": str(label)} for picture, label in digits((0, 1), 20)])
+    args = TrainingArguments(output_dir=str(folder / "out"), max_steps=2, use_cpu=True, report_to="none", per_device_train_batch_size=8,
+                             disable_tqdm=True, logging_steps=1)
+    return TransferTrainer(model=model, processing_class=AutoImageProcessor.from_pretrained(folder / "net"), task="image-classification",
+                           train_dataset=rows, args=args, augment="none", **settings)
+
+
+def split_state(model):
+    """(statistics, weights) of the batch norms."""
+    norms = {f"{name}.{key}": value.clone() for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)
+             for key, value in module.state_dict().items()}
+    statistics = {name: value for name, value in norms.items() if "running" in name}
+    return statistics, {name: value for name, value in norms.items() if name.endswith(("weight", "bias"))}
+
+
+@pytest.mark.parametrize(("batch_norm", "learned", "stand_still"), [
+    ("auto", True, True), ("auto", False, False), ("trained", True, False), ("frozen", False, True)])
+def test_learned_statistics_are_kept_while_the_weights_of_the_norms_train(tmp_path, batch_norm, learned, stand_still):
+    trainer = digits_trainer(tmp_path, learned, batch_norm=batch_norm)
+    statistics, weights = split_state(trainer.model)
+    trainer.train()
+    after, moved = split_state(trainer.model)
+    assert statistics and all(torch.equal(after[name], value) == stand_still for name, value in statistics.items())
+    assert weights and not any(torch.equal(moved[name], value) for name, value in weights.items())
+
+
+def test_training_folded_is_training(tmp_path, monkeypatch):
+    """The same two updates with and without folding; AdamW's first steps are as large as the rate, whatever the gradient's size."""
+    folded = digits_trainer(tmp_path / "a")
+    seen = []
+    monkeypatch.setattr(folding, "folded", lambda model, found, real=folding.folded: seen.append(len(found)) or real(model, found))
+    folded.train()
+    assert seen and max(seen) > 5
+    monkeypatch.setattr(folding, "pairs", lambda model, logits: ())
+    plain = digits_trainer(tmp_path / "b")
+    plain.train()
+    losses = [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry] for trainer in (folded, plain)]
+    assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, value in plain.model.state_dict().items():
+        assert torch.allclose(folded.model.state_dict()[name].float(), value.float(), atol=1e-4), name

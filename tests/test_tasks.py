@@ -11,10 +11,11 @@ from hfxfer import data, models, tasks
 from hfxfer.batches import Items
 from hfxfer.errors import RecipeError
 from hfxfer.evaluation import Predictor, evaluate_split, predict_split
+from hfxfer.mixing import Collator
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import Outcomes, Prediction, Problem, Task
 from hfxfer.tasks.token_classification import owned_words
-from hfxfer.trainer import Collator, TransferTrainer
+from hfxfer.trainer import TransferTrainer
 
 
 class Boxes(Task):
