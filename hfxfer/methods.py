@@ -323,4 +323,7 @@ def adapter_targets(model: Any) -> list[str]:
 
 
 def _is_pointwise(module: Any) -> bool:
-    return isinstance(module, torch.nn.Conv2d) and module.groups == 1 and set((*module.kernel_size, *module.stride)) == {1}
+    # A convolution that standardises its weights before it uses them (BiT, NF networks) is another with an adapter merged into these.
+    if not isinstance(module, torch.nn.Conv2d) or type(module).forward is not torch.nn.Conv2d.forward:
+        return False
+    return module.groups == 1 and set((*module.kernel_size, *module.stride)) == {1}

@@ -122,9 +122,7 @@ def test_freeze_holds_in_every_stage(bert, freeze):
     ({"method": "lp-ft", "freeze": ["classifier*", "*pooler*"]}, "method is lp-ft, which trains the head, and all of it is frozen (freeze, or requires_grad). "
                                                                  "Leave the head out there, or use method full"),
     ({"method": "gradual", "freeze": ["bert.e*"]}, "method is gradual, which unfreezes the body, and freeze keeps all of it frozen. Leave out freeze, or use "
-                                                   "method head"),
-    ({"method": "lora", "keep_adapter": True}, "keep_adapter is true, which is not supported yet: adapters are merged into the weights when they are saved, so "
-                                               "that model/ loads without peft. Leave it out")])
+                                                   "method head")])
 def test_what_is_refused(bert, settings, message):
     with pytest.raises(RecipeError) as error:
         methods.stages(recipe(**settings), bert, 3.0)
