@@ -18,6 +18,7 @@ of 5 rows (98 %), `ece` of a calibrated model (98 to 100 %; of a badly calibrate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,7 @@ from hfxfer.metrics._probability_scores import probability_estimates
 from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
 from hfxfer.metrics._resampling import Estimate
+from hfxfer.metrics._resampling import Statistic
 from hfxfer.metrics._resampling import bounded_interval
 from hfxfer.metrics._resampling import resample
 from hfxfer.metrics._resampling import wilson_estimate
@@ -131,7 +133,7 @@ def score_single_label(
     rows = effective_rows(sums, num_classes, num_rows)
     statistics = class_statistics(num_classes, multi_label=False)
     if num_rows:
-        drawn = resample(Atoms(_cell_statistics(cells, num_classes), counts), num_resamples, rng)
+        drawn = resample(Atoms(cell_statistics(*np.divmod(cells, num_classes), num_classes), counts), num_resamples, rng)
         estimates |= {name: bounded_interval(drawn, statistics[name], effective_rows=rows[name]) for name in rows}
     else:
         estimates |= dict.fromkeys(rows, UNDEFINED)
@@ -161,7 +163,7 @@ def score_multi_label(
         names = [name for name, metric in METRICS.items() if "multi_label_classification" in metric.problem_types]
         kept = [name for name in names if probabilities is not None or METRICS[name].needs == "labels"]
         return _scores(dict.fromkeys(kept, UNDEFINED), None, 0) + _class_scores(np.zeros(3 * num_classes), labels, 0)
-    drawn = resample(Atoms(_row_statistics(references, predictions), np.ones(num_rows, np.int64)), num_resamples, rng)
+    drawn = resample(Atoms(label_statistics(references, predictions), np.ones(num_rows, np.int64)), num_resamples, rng)
     estimates = _multi_label_estimates(drawn, num_classes)
     if probabilities is not None:
         estimates |= probability_estimates(references, probabilities, num_resamples, rng)
@@ -195,8 +197,7 @@ def score_tags(
     num_rows = len(sentences)
     types = {label.split("-", 1)[-1] for label in labels if label != "O"}
     types |= {kind for sentence in sentences for kind in sentence}
-    whole = np.array([np.sum(list(sentence.values()), axis=0) if sentence else (0, 0, 0) for sentence in sentences])
-    estimates = _entity_estimates(whole.reshape(num_rows, 3), num_resamples, rng, whole_set=True)
+    estimates = _entity_estimates(entity_sums(sentences), num_resamples, rng, whole_set=True)
     scores = _scores({f"entity_{name}": estimate for name, estimate in estimates.items()}, None, num_rows)
     for kind in sorted(types):
         of_kind = np.array([sentence.get(kind, (0, 0, 0)) for sentence in sentences]).reshape(num_rows, 3)
@@ -251,20 +252,20 @@ def _class_sums(cells: np.ndarray, counts: np.ndarray, num_classes: int) -> np.n
     return np.concatenate([np.bincount(side, weight, num_classes) for side, weight in sides])
 
 
-def _cell_statistics(cells: np.ndarray, num_classes: int):
-    """Atoms are the occupied cells of the confusion matrix; a cell is 1 in two or three of the 3 C columns."""
+def cell_statistics(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> Callable[[slice], scipy.sparse.csr_array]:
+    """Atoms are the occupied cells of the confusion matrix, (K,) each; one is 1 in two or three of the 3 C columns."""
 
-    def statistics(block: slice):
-        true, predicted = np.divmod(cells[block], num_classes)
-        row, hit = np.arange(len(true)), true == predicted
-        columns = np.concatenate([true[hit], predicted + num_classes, true + 2 * num_classes])
+    def statistics(block: slice) -> scipy.sparse.csr_array:
+        one, other = true[block], predicted[block]
+        row, hit = np.arange(len(one)), one == other
+        columns = np.concatenate([one[hit], other + num_classes, one + 2 * num_classes])
         rows = np.concatenate([row[hit], row, row])
         return scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(row), 3 * num_classes))
 
     return statistics
 
 
-def _row_statistics(references: np.ndarray, predictions: np.ndarray):
+def label_statistics(references: np.ndarray, predictions: np.ndarray) -> Callable[[slice], np.ndarray]:
     """(rows, 3 C + 3): right, predicted, true, then F1 of the row, whether all is right, whether any label is there."""
 
     def statistics(block: slice) -> np.ndarray:
@@ -292,6 +293,19 @@ def _multi_label_estimates(drawn, num_classes: int) -> dict[str, Estimate]:
     return estimates | {name: bounded_interval(drawn, statistics[name], **{kind[name]: rows[name]}) for name in names}
 
 
+def entity_sums(sentences: Sequence[dict[str, tuple[int, int, int]]]) -> np.ndarray:
+    """(sentences, 3) entities right, predicted and true, of all types. sentences: what `entity_counts` gives of each."""
+    return np.array([np.sum([(0, 0, 0), *sentence.values()], axis=0) for sentence in sentences]).reshape(len(sentences), 3)
+
+
+ENTITY_STATISTICS: dict[str, Statistic] = {
+    "precision": lambda sums: ratio(sums[:, 0], sums[:, 1]),
+    "recall": lambda sums: ratio(sums[:, 0], sums[:, 2]),
+    "f1": lambda sums: ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2]),
+}
+"""Of sums (B, 3) of entities right, predicted and true."""
+
+
 def _entity_estimates(counts: np.ndarray, num_resamples: int, rng, whole_set: bool) -> dict[str, Estimate]:
     """precision, recall, f1. counts: (sentences, 3) entities right, predicted and true.
 
@@ -303,13 +317,8 @@ def _entity_estimates(counts: np.ndarray, num_resamples: int, rng, whole_set: bo
         return dict.fromkeys(below, UNDEFINED)
     kinds, times = np.unique(counts, axis=0, return_counts=True)
     drawn = resample(Atoms(lambda block: kinds[block].astype(np.float64), times), num_resamples, rng)
-    statistics = {
-        "precision": lambda sums: ratio(sums[:, 0], sums[:, 1]),
-        "recall": lambda sums: ratio(sums[:, 0], sums[:, 2]),
-        "f1": lambda sums: ratio(2 * sums[:, 0], sums[:, 1] + sums[:, 2]),
-    }
     return {
-        name: bounded_interval(drawn, statistics[name], fewest_rows=max(1, (count > 0).sum()))
+        name: bounded_interval(drawn, ENTITY_STATISTICS[name], fewest_rows=max(1, (count > 0).sum()))
         if whole_set or count.any()
         else UNDEFINED
         for name, count in below.items()

@@ -13,18 +13,18 @@ import numpy as np
 import scipy.sparse
 
 from hfxfer.differences import Difference, bootstrapped, calibration_difference, calibration_noise, limited, share_difference, undefined
+from hfxfer.intervals import ENTITY_STATISTICS, NUM_RESAMPLES, cell_statistics, entity_sums, label_statistics
 from hfxfer.metrics import METRICS, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TOKENS
-from hfxfer.metrics._counts import class_statistics, ratio
+from hfxfer.metrics._counts import class_statistics
 from hfxfer.metrics._entities import entity_counts
 from hfxfer.metrics._placements import mean_placements, ranked_columns
 from hfxfer.metrics._probability_blocks import ArrayProbabilities
 from hfxfer.metrics._probability_scores import AREA, GAPS, LOSS, SQUARED_LOSS, row_statistics
-from hfxfer.metrics._regression import constant, mean_ranks
-from hfxfer.metrics._resampling import BLOCK_COUNTS, Atoms, draw, resample
-from hfxfer.metrics._value_scores import _order, _spearman_influence, _weighted_correlation, _weighted_ranks
-from hfxfer.tasks.token_classification import PREFIX
+from hfxfer.metrics._regression import constant, correlation, mean_ranks
+from hfxfer.metrics._resampling import Atoms, resample
+from hfxfer.metrics._value_scores import _spearman_influence, rank_correlations
+from hfxfer.tasks.token_classification import _iob
 
-NUM_RESAMPLES = 2000
 PROBLEM_TYPES = (SINGLE_LABEL, MULTI_LABEL, REGRESSION, TOKENS)
 
 
@@ -70,8 +70,10 @@ def _single_label_differences(sides, labels, needed: Sequence[str], num_resample
     true, of_first = np.divmod(pair, num_classes)
     differing = int(counts[of_first != of_second].sum())
 
+    halves = [cell_statistics(true, side, num_classes) for side in (of_first, of_second)]
+
     def statistics(block: slice):
-        return scipy.sparse.hstack([_cells(true[block], side[block], num_classes) for side in (of_first, of_second)], format="csr")
+        return scipy.sparse.hstack([half(block) for half in halves], format="csr")
 
     right = [counts[(side == true) & (other != true)].sum() for side, other in ((of_first, of_second), (of_second, of_first))]
     found = {name: share_difference(int(right[0]), int(right[1]), num_rows, differing, name) for name in ("accuracy", "f1_micro")}
@@ -88,18 +90,16 @@ def _multi_label_differences(sides, labels, needed: Sequence[str], num_resamples
     differing = int((first != second).any(axis=1).sum())
     accuracy = share_difference(int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()), num_rows, differing)
 
+    halves = [label_statistics(references, side) for side in (first, second)]
+
     def statistics(block: slice):
-        return np.concatenate([_rows_of_labels(references[block], side[block]) for side in (first, second)], axis=1)
+        return np.concatenate([half(block) for half in halves], axis=1)
 
     def defined(score):
         # Where no row has a label, true or predicted, nothing is defined.
-        def statistic(sums):
-            labelled = sums[:, num_classes : 3 * num_classes].any(axis=1)
-            return np.where(labelled, score(sums), np.nan)
+        return lambda sums: np.where(sums[:, 3 * num_classes + 2] > 0, score(sums), np.nan)
 
-        return statistic
-
-    scores = class_statistics(num_classes, multi_label=True) | {"f1_samples": lambda sums: sums[:, 3 * num_classes] / sums[:, 3 * num_classes + 1]}
+    scores = class_statistics(num_classes, multi_label=True) | {"f1_samples": lambda sums: sums[:, 3 * num_classes] / num_rows}
     scores = {name: score for name, score in scores.items() if name in needed}
     drawn = resample(Atoms(statistics, np.ones(num_rows, np.int64)), num_resamples, rng) if scores else None
     found = {name: bootstrapped(name, drawn, _of_halves(defined(score)), differing) for name, score in scores.items()}
@@ -110,21 +110,16 @@ def _entity_differences(references, first, second, num_resamples: int, rng) -> d
     """The unit that is drawn is the sentence."""
     true = [_iob(tags) for tags in references]
     sides = [[_iob(tags) for tags in side] for side in (first, second)]
-    counts = np.array([[_entity_sums(*pair) for pair in zip(true, side)] for side in sides], np.float64)
-    kinds, times = np.unique(np.concatenate(list(counts), axis=1), axis=0, return_counts=True)
+    counts = [entity_sums([entity_counts(*pair) for pair in zip(true, side)]) for side in sides]
+    kinds, times = np.unique(np.concatenate(counts, axis=1, dtype=np.float64), axis=0, return_counts=True)
     drawn = resample(Atoms(lambda block: kinds[block], times), num_resamples, rng)
     differing = sum(one != other for one, other in zip(*sides))
 
-    def score(above, below):
+    def defined(score):
         # 0/0 is 0 as long as there is any entity, true or predicted, as in seqeval.
-        return lambda sums: np.where(sums[:, 1] + sums[:, 2] > 0, ratio(above(sums), below(sums)), np.nan)
+        return lambda sums: np.where(sums[:, 1] + sums[:, 2] > 0, score(sums), np.nan)
 
-    scores = {
-        "entity_precision": score(lambda sums: sums[:, 0], lambda sums: sums[:, 1]),
-        "entity_recall": score(lambda sums: sums[:, 0], lambda sums: sums[:, 2]),
-        "entity_f1": score(lambda sums: 2 * sums[:, 0], lambda sums: sums[:, 1] + sums[:, 2]),
-    }
-    return {name: bootstrapped(name, drawn, _of_halves(each), differing) for name, each in scores.items()}
+    return {f"entity_{name}": bootstrapped(f"entity_{name}", drawn, _of_halves(defined(score)), differing) for name, score in ENTITY_STATISTICS.items()}
 
 
 # Where `row_statistics` holds the square of the loss, which nothing here needs: 1, so that the sum counts the rows.
@@ -199,21 +194,13 @@ def _value_differences(references, first, second, needed: Sequence[str], num_res
 def _rank_difference(references, first, second, num_resamples: int, rng) -> Difference:
     """spearman; each resample is ranked anew, as for the interval of one model."""
     num_rows = len(references)
-    orders = [_order(side) for side in (references, first, second)]
-
-    def score(weights):
-        y, *sides = (_weighted_ranks(weights, *order) for order in orders)
-        of_first, of_second = (_weighted_correlation(weights, y, side) for side in sides)
-        return of_second - of_first
-
-    value = float(score(np.ones((1, num_rows)))[0])
-    step = max(1, BLOCK_COUNTS // num_rows)
-    blocks = (draw(np.full(min(step, num_resamples - start), num_rows), np.ones(num_rows, np.int64), rng)
-              for start in range(0, num_resamples, step))
-    replicates = np.concatenate([score(weights) for weights in blocks])
     y, *sides = (mean_ranks(side) for side in (references, first, second))
-    of_first, of_second = (_spearman_influence(y, side) for side in sides)
-    return limited("spearman", value, replicates, (of_second - of_first, np.ones(num_rows)), int((first != second).sum()))
+    values = [correlation(y, side) for side in sides]
+    if None in values:
+        return undefined("spearman", num_rows)
+    of_first, of_second = rank_correlations(y, sides, num_resamples, rng)
+    influence = np.subtract(*(_spearman_influence(y, side) for side in reversed(sides)))
+    return limited("spearman", values[1] - values[0], of_second - of_first, (influence, np.ones(num_rows)), int((first != second).sum()))
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:
@@ -255,29 +242,3 @@ def _marks(rows: Sequence[Sequence[str]], labels: Sequence[str]) -> np.ndarray:
     for index, names in enumerate(rows):
         marks[index, [position[name] for name in names]] = 1
     return marks
-
-
-def _cells(true: np.ndarray, predicted: np.ndarray, num_classes: int) -> Any:
-    """(atoms, 3 C) sparse: which class is right, predicted and true in each cell."""
-    row, hit = np.arange(len(true)), true == predicted
-    columns = np.concatenate([true[hit], predicted + num_classes, true + 2 * num_classes])
-    rows = np.concatenate([row[hit], row, row])
-    return scipy.sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(row), 3 * num_classes))
-
-
-def _rows_of_labels(references: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """(rows, 3 C + 2): right, predicted and true labels, then F1 of the row, and 1."""
-    true, predicted = references == 1, predictions == 1
-    right = true & predicted
-    of_row = ratio(2 * right.sum(axis=1), predicted.sum(axis=1) + true.sum(axis=1))
-    return np.concatenate([right, predicted, true, of_row[:, None], np.ones((len(true), 1))], axis=1, dtype=np.float64)
-
-
-def _entity_sums(references: Sequence[str], predictions: Sequence[str]) -> np.ndarray:
-    """(3,) entities right, predicted and true in one sentence."""
-    return np.sum([(0, 0, 0), *entity_counts(references, predictions).values()], axis=0)
-
-
-def _iob(tags: Sequence[str]) -> list[str]:
-    """Tags without B- or I- are entities of one word each, as in `hfxfer.tasks.token_classification`."""
-    return [tag if tag == "O" or PREFIX.match(tag) else f"B-{tag}" for tag in tags]

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import hfxfer.metrics
 from hfxfer.intervals import MultiLabel
@@ -20,10 +21,12 @@ from hfxfer.intervals import score_regression
 from hfxfer.intervals import score_single_label
 from hfxfer.intervals import score_tags
 from hfxfer.metrics import METRICS
+from hfxfer.metrics import _value_scores
 from hfxfer.metrics._resampling import Atoms
 from hfxfer.metrics._resampling import bca
 from hfxfer.metrics._resampling import resample
 from hfxfer.metrics._resampling import wilson
+from hfxfer.metrics._value_scores import rank_correlations
 
 
 def names(num_classes):
@@ -254,6 +257,29 @@ def test_no_rows_and_one_class_give_nulls():
     constant = score_regression(Regression(np.ones(5), np.arange(5.0)))
     assert [find(constant, metric).value for metric in ("r2", "pearson", "spearman")] == [None, None, None]
     check_limits(constant)
+
+
+@pytest.mark.parametrize("decimals", [9, 0])
+def test_each_resample_is_ranked_as_if_its_rows_were_written_down(decimals):
+    """Also with ties, of which a resample of 37 rows has many anyway; a side without any spread, and resamples without one."""
+    rng = np.random.default_rng(0)
+    y = np.round(rng.normal(size=37), decimals)
+    sides = [np.round(y + rng.normal(size=37), decimals), np.round(rng.normal(size=37), 0), np.ones(37), 1.0 * (np.arange(37) == 5)]
+    found = rank_correlations(y, sides, 60, np.random.default_rng(7))
+    again = np.random.default_rng(7)
+    places = [again.integers(37, size=37) for _ in range(60)]
+    assert found.shape == (4, 60) and np.isnan(found[2]).all()
+    for side, values in zip(sides, found):
+        expected = [scipy.stats.spearmanr(y[rows], side[rows]).statistic if np.ptp(side[rows]) else np.nan for rows in places]
+        assert values == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert 0 < np.isnan(found[3]).sum() < 60
+
+
+def test_how_many_resamples_are_ranked_at_once_changes_nothing(monkeypatch):
+    y, x = np.random.default_rng(0).normal(size=(2, 41))
+    at_once = rank_correlations(y, [x], 50, np.random.default_rng(7))
+    monkeypatch.setattr(_value_scores, "RANKED_COUNTS", 3 * 41)
+    assert (rank_correlations(y, [x], 50, np.random.default_rng(7)) == at_once).all()
 
 
 def test_probabilities_may_be_left_out():

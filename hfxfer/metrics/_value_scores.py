@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from hfxfer.metrics._regression import constant
 from hfxfer.metrics._regression import correlation
 from hfxfer.metrics._regression import mean_ranks
-from hfxfer.metrics._resampling import BLOCK_COUNTS
 from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
 from hfxfer.metrics._resampling import Estimate
@@ -17,6 +18,9 @@ from hfxfer.metrics._resampling import gamma_limits
 from hfxfer.metrics._resampling import mean_interval
 from hfxfer.metrics._resampling import resample
 from hfxfer.metrics._resampling import wilson
+
+# Resampled counts that are ranked at once: 40,000 int32 and what is made of them stay in a core's own cache.
+RANKED_COUNTS = 40_000
 
 # Columns of the statistics of a row: 1, |error| and its powers, then the moments of y and x about their means.
 ONE, ERROR, SQUARE, FOURTH, Y, X, YY, XX, XY = range(9)
@@ -91,37 +95,69 @@ def _spearman(references: np.ndarray, predictions: np.ndarray, num_resamples: in
     value = correlation(x, y)
     if value is None:
         return UNDEFINED
-    num_rows, replicates = len(x), []
-    orders = [_order(ranks) for ranks in (x, y)]
-    step = max(1, BLOCK_COUNTS // num_rows)
+    replicates = rank_correlations(x, [y], num_resamples, rng)[0]
+    return _correlation_limits(value, replicates, _spearman_influence(x, y), np.ones(len(x)))
+
+
+def rank_correlations(
+    references: np.ndarray, sides: Sequence[np.ndarray], num_resamples: int, rng: np.random.Generator
+) -> np.ndarray:
+    """(sides, B) Spearman's correlation of each side, (N,), with the references in resamples; NaN where undefined."""
+    num_rows = len(references)
+    ranking = _ranking(references, sides)
+    # Drawing goes on in one stream, however many are drawn at once: as many as stay in the processor's cache.
+    step = max(1, RANKED_COUNTS // num_rows)
+    blocks = []
     for start in range(0, num_resamples, step):
         weights = draw(np.full(min(step, num_resamples - start), num_rows), np.ones(num_rows, np.int64), rng)
-        replicates.append(_weighted_correlation(weights, *(_weighted_ranks(weights, *order) for order in orders)))
-    return _correlation_limits(value, np.concatenate(replicates), _spearman_influence(x, y), np.ones(num_rows))
+        blocks.append(_weighted_rank_correlations(weights, ranking))
+    return np.concatenate(blocks, axis=1)
 
 
-def _order(ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(rows by rank, where each group of ties begins in them, the group of each row)."""
-    _, first, group = np.unique(ranks, return_index=True, return_inverse=True)
-    order = np.argsort(ranks, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(np.bincount(group))[:-1]])
-    return order, starts, group
+def _ranking(references: np.ndarray, sides: Sequence[np.ndarray]) -> list[tuple]:
+    """For the references and each side: (rows by rank, where each group of ties begins in them or None without ties, and
+    the group of each row, rows in the order of the references' ranks)."""
+    by_reference, ranking = np.argsort(references, kind="stable"), []
+    for values in (references, *sides):
+        _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+        starts = None if len(sizes) == len(values) else np.cumsum(sizes) - sizes
+        ranking.append((np.argsort(group, kind="stable"), starts, group[by_reference]))
+    return ranking
 
 
-def _weighted_ranks(weights: np.ndarray, order: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """(B, N) mean ranks when row i occurs weights[b, i] times, up to a constant."""
-    of_group = np.add.reduceat(weights[:, order], starts, axis=1)
-    return (np.cumsum(of_group, axis=1) - of_group / 2)[:, group]
+def _weighted_rank_correlations(weights: np.ndarray, ranking: list[tuple]) -> np.ndarray:
+    """(sides, B) when row i occurs weights[b, i] times. weights: (B, N) whole numbers.
 
-
-def _weighted_correlation(weights: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    total = weights.sum(axis=1)
-    x = x - ((weights * x).sum(axis=1) / total)[:, None]
-    y = y - ((weights * y).sum(axis=1) / total)[:, None]
-    weighted = weights * x
-    xx, xy, yy = (weighted * x).sum(axis=1), (weighted * y).sum(axis=1), (weights * y * y).sum(axis=1)
+    In whole numbers, with 2 rank - N for the rank: its weighted mean is 0, and the weighted sum of its square is
+    (N^3 - sum of W^3) / 3 over the groups of W tied rows each.
+    """
+    weights = weights.astype(np.int32)
+    total = weights.sum(axis=1, dtype=np.int32)[:, None]
+    ranks, squares = [], []
+    untied = _square_sum(weights)
+    for order, starts, group in ranking:
+        tied = np.take(weights, order, axis=1)
+        if not ranks:
+            by_reference = tied
+        if starts is not None:
+            tied = np.add.reduceat(tied, starts, axis=1)
+        rank = np.cumsum(tied, axis=1, dtype=np.int32)
+        rank += rank
+        rank -= tied
+        rank -= total
+        ranks.append(rank if starts is None and not ranks else np.take(rank, group, axis=1))
+        squares.append(untied if starts is None else _square_sum(tied))
+    weighted = np.multiply(by_reference, ranks[0], dtype=np.float64)
     with np.errstate(all="ignore"):
-        return np.where((xx > 0) & (yy > 0), xy / np.sqrt(xx * yy), np.nan)
+        return np.stack([
+            np.where((squares[0] > 0) & (square > 0), np.einsum("bi,bi->b", weighted, rank) / np.sqrt(squares[0] * square), np.nan)
+            for rank, square in zip(ranks[1:], squares[1:])
+        ])
+
+
+def _square_sum(tied: np.ndarray) -> np.ndarray:
+    """(B,) the weighted sum of (2 rank - N)^2. tied: (B, groups) weights of each group of ties."""
+    return (tied.sum(axis=1, dtype=np.float64) ** 3 - np.einsum("bg,bg,bg->b", tied, tied, tied, dtype=np.float64)) / 3
 
 
 def _spearman_influence(x: np.ndarray, y: np.ndarray) -> np.ndarray:
