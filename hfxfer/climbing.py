@@ -169,7 +169,6 @@ class _Climb:
             return refusal, None
         if rung.resumed:
             training.must_match(recipe, rung.recipe(), self.root)
-        # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
         from hfxfer.fitting import fit
 
         fit(rung, recipe, self.task, problem, self.rows, loaded, rung.resumed, began, finish=_finish)

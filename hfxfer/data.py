@@ -9,6 +9,7 @@ is left). Exact duplicates stay in one split. How each split came to be stands i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hfxfer import datareport, rowcheck, splits
@@ -61,21 +62,22 @@ def _nearest_task(table: Table, tasks: dict[str, dict[str, Column]], said: dict[
     return first[0] if len(first) == 1 else None
 
 
-def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = True) -> Rows:
+def load_rows(source: Any, roles: dict[str, Column], settings: Any, cut: bool = True, before_rows: Callable[[], None] | None = None) -> Rows:
     """Read, recognise, check, name the labels, cut the missing splits. Raises DataError.
 
     source: a path, Hub id, Python object or an already read `Source`. settings: a Recipe. cut: False leaves missing
-    splits empty.
+    splits empty. before_rows: called when columns and labels are known, before every row is opened.
     """
     source = read_source(source, settings)
-    rows = _loaded(source, roles, settings, cut, settings.output_dir)
+    rows = _loaded(source, roles, settings, cut, settings.output_dir, before_rows)
     if cut:
         datareport.check_train(rows.report, source.name)
     datareport.say(rows.report)
     return rows
 
 
-def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool, output_dir: str | None = None) -> Rows:
+def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool, output_dir: str | None = None,
+            before_rows: Callable[[], None] | None = None) -> Rows:
     train = _train_table(source, cut)
     columns = match_columns(train, roles, dict(settings.columns or {}), source.name)
     _check_split_by(train, settings.split_by, source.name)
@@ -84,6 +86,8 @@ def _loaded(source: Source, roles: dict[str, Column], settings: Any, cut: bool, 
              for name in CANONICAL if name in source.splits]
     labelled = [part for part in parts if part.is_labelled]
     target = _recognise(parts, labelled, roles, settings.problem_type)
+    if before_rows:
+        before_rows()
     check_parts(parts, labelled, roles, target)
     bad_rows = datareport.judge_bad_rows(parts, source.name, settings.on_bad_rows, output_dir)
     store = stored(parts)

@@ -6,10 +6,11 @@ import dataclasses
 import math
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console, data, methods, models, tasks
+from hfxfer import checkpoints, console, data, methods, models, tasks
 from hfxfer.errors import RecipeError, RunError
 from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 from hfxfer.run import Run
@@ -29,13 +30,11 @@ def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: b
     run = Run(recipe.output_dir)
     if console.is_main_process():
         run.claim(overwrite=overwrite, resume=resume)
-    began = time.monotonic()
-    task, rows, source = read_rows(recipe, source)
+    task, rows, began = read_rows(recipe, source)
     recipe = with_saved_plan(recipe, run.recipe()) if resume else recipe
     recipe, problem, loaded = prepare(dataclasses.replace(recipe, task=task.name), task, rows)
     if resume:
         must_match(recipe, run.recipe(), run)
-    # Late: transformers' Trainer takes seconds to import, and all refusals above should come before it.
     from hfxfer.fitting import fit
 
     return fit(run, recipe, task, problem, rows, loaded, resume, began)
@@ -59,8 +58,8 @@ def prepare(recipe: Recipe, task: Task, rows: data.Rows) -> tuple[Recipe, Proble
     return *resolve(recipe, task, problem, rows, loaded), loaded
 
 
-def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
-    """The task (found by the columns when it is auto) and the checked rows."""
+def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, float]:
+    """The task (found by the columns when it is auto), the checked rows, and when the first of them was opened (time.monotonic())."""
     if isinstance(source, str) and source == "example":
         if recipe.task == "auto":
             raise RecipeError(f"data is 'example', which every task has: say which one, --task {' | '.join(tasks.names())}")
@@ -69,8 +68,19 @@ def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, Any]:
     name = recipe.task
     if name == "auto":
         name = data.detect_task(source, {each: tasks.get(each).columns for each in tasks.names()}, recipe)
-    task = tasks.get(name)
-    return task, data.load_rows(source, task.columns, recipe), source
+    task, opened = tasks.get(name), time.monotonic()
+
+    def import_libraries() -> None:
+        """They take seconds: what is wrong with columns and labels is told before, and what needs them comes after."""
+        nonlocal opened
+        if task.encode_on_access:
+            checkpoints.check_torch_pair()
+        for library in ("hfxfer.fitting", "timm")[:2 if task.encode_on_access else 1]:
+            import_module(library)
+        opened = time.monotonic()
+
+    rows = data.load_rows(source, task.columns, recipe, before_rows=import_libraries)
+    return task, rows, opened
 
 
 def resolve(recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded) -> tuple[Recipe, Problem]:
