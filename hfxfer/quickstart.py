@@ -18,7 +18,6 @@ quickstart.json               what was measured, and what quickstart() returns
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console
+from hfxfer.differences import share_difference
 from hfxfer.errors import RunError
 from hfxfer.run import Run, Score, write_text
 from hfxfer.training import train
@@ -45,7 +45,6 @@ SETTINGS = {"task": "image-classification", "learning_rate": 2e-3, "per_device_t
 """No augmentation: a mirrored digit is another sign. No early stopping: both networks get the same number of epochs."""
 
 PRETRAINING_EPOCHS, TRANSFER_EPOCHS = 10, 20
-Z_95 = 1.959964
 
 
 def quickstart(folder: Path) -> dict[str, Any]:
@@ -99,17 +98,6 @@ def next_commands(folder: Path) -> list[str]:
     return [shlex.join(["hfxfer", "predict", str(run), str(digits / "test" / "7")]),
             shlex.join(["hfxfer", "evaluate", str(run), "--data", str(digits), "--split", "test"]),
             "hfxfer train --model timm/resnet50.a1_in1k --data YOUR_PICTURES --output_dir runs/mine"]
-
-
-def paired_difference(first_only: int, second_only: int, num_rows: int) -> tuple[float, float, float]:
-    """(value, low, high): how much more often the first is right than the second, on the same rows.
-
-    first_only, second_only: rows that only one of them gets right. 95 % interval of Bonett and Price (2012, "Adjusted
-    Wald confidence interval for a difference of binomial proportions based on paired data").
-    """
-    first, second = (first_only + 1) / (num_rows + 2), (second_only + 1) / (num_rows + 2)
-    half = Z_95 * math.sqrt((first + second - (first - second) ** 2) / (num_rows + 2))
-    return (first_only - second_only) / num_rows, max(-1.0, first - second - half), min(1.0, first - second + half)
 
 
 def verdict(difference: dict[str, Any]) -> str:
@@ -189,8 +177,8 @@ def _difference(first: Run, second: Run) -> dict[str, Any]:
         table = run.predictions().select(["row_id", "reference", "prediction"]).to_pylist()
         right.append([(row["row_id"], row["reference"] == row["prediction"]) for row in table])
     pairs = [(one, other) for (row_id, one), (other_id, other) in zip(*right, strict=True) if row_id == other_id]
-    value, low, high = paired_difference(pairs.count((True, False)), pairs.count((False, True)), len(pairs))
-    found = {"metric": "accuracy", "value": value, "low": low, "high": high, "num_rows": len(pairs)}
+    gain = share_difference(pairs.count((False, True)), pairs.count((True, False)), len(pairs))
+    found = {"metric": "accuracy", "value": gain.difference, "low": gain.low, "high": gain.high, "num_rows": gain.num_rows}
     return {**found, "verdict": verdict(found)}
 
 

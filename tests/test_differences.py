@@ -35,6 +35,14 @@ def test_the_limits_alone_never_hold_0_where_the_test_rejects():
             assert (net / (rows + 2) > 1.959964 * np.sqrt(((both + 2) / (rows + 2) - (net / (rows + 2)) ** 2) / (rows + 2))).all()
 
 
+def test_the_limits_of_a_difference_of_shares_by_hand():
+    # 10 and 30 of 98: p = 11/100 and 31/100, so 0.2 ± 1.96 · sqrt((0.42 - 0.04) / 100) = 0.2 ± 0.12082
+    found = share_difference(10, 30, 98)
+    assert (found.difference, found.low, found.high) == pytest.approx((20 / 98, 0.07918, 0.32082), abs=1e-5)
+    back = share_difference(30, 10, 98)
+    assert (back.difference, back.low, back.high) == pytest.approx((-20 / 98, -0.32082, -0.07918), abs=1e-5)
+
+
 def test_without_a_row_that_differs_there_is_nothing_to_measure():
     found = share_difference(0, 0, 40, differing=0)
     assert (found.difference, found.low, found.high, found.p_value, found.method) == (0.0, 0.0, 0.0, 1.0, "no row differs")

@@ -127,17 +127,6 @@ def test_a_place_that_cannot_be_written_to_is_refused(tmp_path):
     assert str(caught.value) == f"cannot write to {tmp_path / 'file' / 'quickstart'}: Not a directory. Choose another --output_dir"
 
 
-def test_the_paired_difference_by_hand():
-    # 30 and 10 of 98: p = 31/100 and 11/100, so 0.2 ± 1.96 · sqrt((0.42 - 0.04) / 100) = 0.2 ± 0.12082
-    value, low, high = quickstart.paired_difference(30, 10, 98)
-    assert (value, low, high) == pytest.approx((20 / 98, 0.07918, 0.32082), abs=1e-5)
-
-
-def test_no_disagreement_still_has_an_interval():
-    value, low, high = quickstart.paired_difference(0, 0, 98)
-    assert value == 0 and low == -high < 0
-
-
 @pytest.mark.parametrize("low, high, wanted", [
     (0.01, 0.05, "established: the transferred network is better (+0.0300 [+0.0100, +0.0500] on the same 796 images)"),
     (-0.05, -0.01, "established: the network from scratch is better (+0.0300 [-0.0500, -0.0100] on the same 796 images)"),
