@@ -232,8 +232,9 @@ def train_only(model: Any, trained: Iterable[str], still_norms: Iterable[Any] = 
 def still_norms(model: Any, batch_norm: str) -> list[Any]:
     """The batch norms that keep the checkpoint's statistics while they are trained.
 
-    batch_norm: `trained`: none; `frozen`: all; `auto`: those whose statistics were learned. A small batch's own are noise: trashnet
-    with mobilenetv2_100, 3 epochs by 32, accuracy 0.78 with the checkpoint's statistics, 0.73 without.
+    batch_norm: `trained`: none; `frozen`: all; `auto`: those whose statistics were learned. A small batch's own are noise.
+    Measured with mobilenetv2_100, full, 3 epochs, one seed, test accuracy with the checkpoint's statistics and with the batches': trashnet
+    0.781 and 0.728, sign_digits 0.982 and 0.937, pets3 0.966 and 0.966.
     """
     norms = [module for module in model.modules()
              if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None]
