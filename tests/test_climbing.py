@@ -3,7 +3,10 @@
 import contextlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -229,6 +232,57 @@ def test_a_failure_between_rungs_says_how_to_go_on(place, settings, monkeypatch)
     with pytest.raises(WorkError, match="the disk is gone"):
         hfxfer.ladder(**{**settings, "num_train_epochs": 1}, output_dir=str(place / "failed"))
     assert hfxfer.Run(place / "failed").continuing_command.startswith("hfxfer ladder ")
+
+TWO_PROCESSES = """
+import json, sys
+import hfxfer
+from hfxfer import cli, figures
+from hfxfer.trainer import TransferTrainer
+
+settings, place = json.loads(sys.argv[1]), sys.argv[2]
+for name in ("learning_curve", "confusion_matrix", "ladder"):
+    setattr(figures, name, lambda *given: None)
+flags = [str(word) for name, value in settings.items() for word in (f"--{name}", value)]
+code = cli.main(["ladder", *flags, "--output_dir", place + "/two", "--format", "json"])
+step = TransferTrainer.training_step
+
+def stopping(self, *given, **named):
+    if self.recipe.method == "lp-ft" and self.stage.name == "" and self.state.global_step == 12:
+        raise KeyboardInterrupt
+    return step(self, *given, **named)
+
+TransferTrainer.training_step = stopping
+try:
+    hfxfer.ladder(**settings, output_dir=place + "/two killed")
+except KeyboardInterrupt:
+    code += 10
+TransferTrainer.training_step = step
+hfxfer.ladder(**settings, output_dir=place + "/two killed", resume=True)
+sys.exit(0 if code == 10 else 1)
+"""
+
+
+def test_two_processes_climb_one_ladder_and_go_on_together(place, settings):
+    """With half the batch in each: the updates of one process but for the draws of dropout."""
+    (place / "two.py").write_text(TWO_PROCESSES)
+    halved = {**settings, "per_device_train_batch_size": 4}
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(place / "two.py"), json.dumps(halved),
+                           str(place)], capture_output=True, text=True, timeout=400, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    run, resumed = hfxfer.Run(place / "two"), hfxfer.Run(place / "two killed")
+    report = report_of(run)
+    assert found["ladder"] == report and found["scores"] == run.scores()
+    assert [rung["method"] for rung in report["rungs"]] == ["head", "lp-ft", "lora"] and report["chosen"] == "lp-ft"
+    assert report["rungs"][1]["gain"]["low"] > 0 > report["rungs"][2]["gain"]["low"]
+    assert report["test"]["num_rows"] == 30 == run.predictions().num_rows and run.read_json("environment.json")["processes"] == 2
+    # 64 rows, 4 on each of 2 devices: 8 steps an epoch. The head's stage is one step.
+    assert run.history()[-1]["step"] == 24 and [event["type"] for event in run.history()].count("plan") == 1
+    assert {path.name for path in run.folder.iterdir()} == {path.name for path in resumed.folder.iterdir()}
+    assert done.stderr.count("rung 1 of 4: head") == 2, "told once a climb, and not climbed again by the one that goes on"
+    assert same_weights(run, resumed)
+    assert [rung["resumed"] for rung in report_of(resumed)["rungs"]] == [False, True, False]
+    assert [rung["scores"] for rung in report_of(resumed)["rungs"]] == [rung["scores"] for rung in report["rungs"]]
 
 
 def call(*argv):
