@@ -1,5 +1,10 @@
 """Stages: what each moves and what stays to the bit, what callbacks and logs see, and going on after a kill in any of them."""
 
+import functools
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
@@ -24,23 +29,29 @@ def arguments(folder, **settings):
                                 "logging_steps": 1, **settings})
 
 
-def pictures(num=10):
-    return datasets.Dataset.from_list([{"image": picture, "label": f"digit {label}"} for picture, label in digits((0, 1), num)])
+@functools.cache
+def pictures():
+    """(20 to train on, 6 of them to evaluate on)."""
+    rows = datasets.Dataset.from_list([{"image": picture, "label": f"digit {label}"} for picture, label in digits((0, 1), 10)])
+    return rows, rows.select([0, 1, 2, 10, 11, 12])
 
 
-def picture_trainer(folder, method, args=None, callbacks=None, architecture="test_efficientnet", **settings):
-    if not (folder / "net").exists():
-        timm_checkpoint(folder / "net", architecture=architecture)
-    rows = pictures()
-    return TransferTrainer(model=str(folder / "net"), args=arguments(folder / "out", **(args or {})), train_dataset=rows, eval_dataset=rows,
-                           task="image-classification", method=method, callbacks=callbacks, **{"head_epochs": 2, **settings})
+@functools.cache
+def checkpoint(name):
+    """One for all tests, in the folder that goes when they end."""
+    folder = Path(os.environ["HF_HOME"]) / "staging" / name
+    return bert_checkpoint(folder) if name == "bert" else timm_checkpoint(folder, architecture=name)
+
+
+def picture_trainer(folder, method, args=None, callbacks=None, **settings):
+    rows, few = pictures()
+    return TransferTrainer(model=str(checkpoint("test_efficientnet")), args=arguments(folder / "out", **(args or {})), train_dataset=rows,
+                           eval_dataset=few, task="image-classification", method=method, callbacks=callbacks, **{"head_epochs": 2, **settings})
 
 
 def text_trainer(folder, method, args=None, callbacks=None, **settings):
-    if not (folder / "bert").exists():
-        bert_checkpoint(folder / "bert")
     rows = datasets.Dataset.from_list(text_rows(20))
-    return TransferTrainer(model=str(folder / "bert"), args=arguments(folder / "out", **(args or {})), train_dataset=rows, eval_dataset=rows,
+    return TransferTrainer(model=str(checkpoint("bert")), args=arguments(folder / "out", **(args or {})), train_dataset=rows, eval_dataset=rows,
                            task="text-classification", method=method, callbacks=callbacks, **{"head_epochs": 2, **settings})
 
 
@@ -162,67 +173,56 @@ def test_a_second_call_of_train_goes_on_from_the_weights(tmp_path, method):
 # --- going on -----------------------------------------------------------------------------------------------------------
 
 class Stop(TrainerCallback):
-    """As a kill at one step of one stage."""
+    """As a kill after a step of a stage, which the folder of its checkpoints tells."""
 
-    def __init__(self, stage, step):
-        self.stage, self.step, self.at = stage, step, -1
-
-    def on_train_begin(self, args, state, control, **unused):
-        self.at += 1
+    def __init__(self, place):
+        self.place = place
 
     def on_step_end(self, args, state, control, **unused):
-        if (self.at, state.global_step) == (self.stage, self.step):
+        if (os.path.basename(args.output_dir), state.global_step) == self.place:
             raise KeyboardInterrupt
 
 
-WHOLE = {}
-"""The uninterrupted runs: weights, steps, evaluations."""
+def killed_and_whole(folder, make, kills, args, callbacks=list, **settings):
+    """(a trainer that was killed at each place and went on each time, one that was not)."""
+    whole = make(folder / "whole", args=args, callbacks=callbacks(), **settings)
+    whole.train()
+    for number, place in enumerate([*kills, None]):
+        trainer = make(folder / "cut", args=args, callbacks=[*callbacks(), Stop(place)], **settings)
+        torch.rand(3)  # Whatever was drawn meanwhile.
+        with pytest.raises(KeyboardInterrupt) if place else nullcontext():
+            trainer.train(resume_from_checkpoint=number > 0)
+    return trainer, whole
+
 
 STEPS = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2}
-KILLS = [("head", 0, 5, {}), ("head", 0, 5, {"feature_cache_gb": 0}), ("head", 0, 5, {"feature_views": 2, "augment": "rand"}), ("full", 0, 5, {"augment": "rand"}),
-         ("lp-ft", 0, 3, {}), ("lp-ft", 1, 1, {"augment": "rand"}), ("lp-ft", 1, 5, {"augment": "rand"}),
-         ("lp-ft", 1, 3, {"ema_decay": 0.9, "mixup": 0.3, "sampler": "balanced"}),
-         ("gradual", 0, 3, {}), ("gradual", 1, 1, {"unfreeze_epochs": [0, 0.7]}), ("gradual", 2, 3, {"unfreeze_epochs": [0, 0.7]}),
-         ("lora", 0, 5, {"augment": "rand", "ema_decay": 0.9})]
+HEAD, UNFROZEN, LAST = "stage-1-head", "stage-2-unfrozen", "out"
+KILLS = [("head", [(LAST, 5)], {}), ("head", [(LAST, 5)], {"feature_cache_gb": 0}), ("head", [(LAST, 5)], {"feature_views": 2, "augment": "rand"}),
+         ("full", [(LAST, 5)], {"augment": "rand"}),
+         # Also before a stage's first checkpoint, and again in a run that had gone on.
+         ("lp-ft", [(HEAD, 3), (LAST, 1), (LAST, 5)], {"augment": "rand"}),
+         ("lp-ft", [(LAST, 3)], {"ema_decay": 0.9, "mixup": 0.3, "sampler": "balanced"}),
+         ("gradual", [(HEAD, 3), (UNFROZEN, 1), (LAST, 3)], {"unfreeze_epochs": [0, 0.7]}),
+         ("lora", [(LAST, 5)], {"augment": "rand", "ema_decay": 0.9})]
 
 
-@pytest.mark.parametrize(("method", "stage", "step", "settings"), KILLS)
-def test_a_kill_in_any_stage_and_going_on_give_the_weights_of_the_whole_run(tmp_path, method, stage, step, settings):
-    (tmp_path / "cut").mkdir()
-    expected = WHOLE.setdefault((method, str(settings)), [])
-    if not expected:
-        (tmp_path / "whole").mkdir()
-        whole = picture_trainer(tmp_path / "whole", method, args=STEPS, **settings)
-        whole.train()
-        expected += [weights(whole), whole.state.global_step, _evaluations(whole)]
-    with pytest.raises(KeyboardInterrupt):
-        picture_trainer(tmp_path / "cut", method, args=STEPS, callbacks=[Stop(stage, step)], **settings).train()
-    resumed = picture_trainer(tmp_path / "cut", method, args=STEPS, **settings)
-    torch.rand(3)  # Whatever was drawn meanwhile.
-    resumed.train(resume_from_checkpoint=True)
-    assert not moved(expected[0], weights(resumed))
-    assert expected[1:] == [resumed.state.global_step, _evaluations(resumed)]
+@pytest.mark.parametrize(("method", "kills", "settings"), KILLS)
+def test_a_kill_in_any_stage_and_going_on_give_the_weights_of_the_whole_run(tmp_path, method, kills, settings):
+    resumed, whole = killed_and_whole(tmp_path, picture_trainer, kills, STEPS, method=method, **settings)
+    assert not moved(weights(whole), weights(resumed))
+    assert (whole.state.global_step, _evaluations(whole)) == (resumed.state.global_step, _evaluations(resumed))
 
 
 def _evaluations(trainer):
     return [(entry["step"], entry["eval_loss"], entry.get("stage")) for entry in trainer.state.log_history if "eval_loss" in entry]
 
 
-@pytest.mark.parametrize(("method", "at"), [("lp-ft", (1, 1)), ("lp-ft", (1, 3)), ("lora", (0, 3))])
-def test_a_kill_with_dropout_and_the_best_checkpoint_chosen(tmp_path, method, at):
+@pytest.mark.parametrize(("method", "kills"), [("lp-ft", [(LAST, 1), (LAST, 3)]), ("lora", [(LAST, 3)])])
+def test_a_kill_with_dropout_and_the_best_checkpoint_chosen(tmp_path, method, kills):
     """Also before a stage's first checkpoint: it begins with the generators that it had."""
     args = {**STEPS, "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True}
-    found = []
-    for name in ("whole", "cut"):
-        (tmp_path / name).mkdir()
-        trainer = text_trainer(tmp_path / name, method, args=args, callbacks=[EarlyStopping(2), *([Stop(*at)] if name == "cut" else [])])
-        if name == "cut":
-            with pytest.raises(KeyboardInterrupt):
-                trainer.train()
-            trainer = text_trainer(tmp_path / name, method, args=args, callbacks=[EarlyStopping(2)])
-        trainer.train(resume_from_checkpoint=name == "cut")
-        found.append(weights(trainer))
-    assert found[0].keys() == found[1].keys() and not moved(*found)
+    resumed, whole = killed_and_whole(tmp_path, text_trainer, kills, args, callbacks=lambda: [EarlyStopping(2)], method=method)
+    assert weights(resumed).keys() == weights(whole).keys() and not moved(weights(whole), weights(resumed))
 
 
 def test_a_stage_that_is_finished_takes_no_step_more(tmp_path):
@@ -263,7 +263,7 @@ def test_going_on_from_a_given_checkpoint_of_an_earlier_stage(tmp_path):
               r"kind\), or use method='full'"),
     ("lora", "optimizers= is given and method is lora, whose adapters are made when training begins, so that no optimizer has them. Leave")])
 def test_a_callers_optimizer(tmp_path, method, message):
-    folder = bert_checkpoint(tmp_path / "bert")
+    folder = checkpoint("bert")
     names = {0: "bad", 1: "good"}
     model = AutoModelForSequenceClassification.from_pretrained(folder, id2label=names, label2id={name: index for index, name in names.items()})
     trainer = TransferTrainer(model=model, args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=datasets.Dataset.from_list(text_rows(8)),
