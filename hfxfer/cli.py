@@ -254,6 +254,25 @@ def compare(positional: list[str], flags: dict[str, Any]) -> None:
     console.talk(f"next: hfxfer predict {shlex.quote(found.better or found.first)} INPUT")
 
 
+def card(positional: list[str], flags: dict[str, Any]) -> None:
+    from hfxfer.card import faults, write
+    from hfxfer.run import Run
+
+    run = Run(_one(positional, "card", "a Run"))
+    language = [code.strip() for code in flags.get("language", "").split(",") if code.strip()] or None
+    found = write(run, model_id=flags.get("hub_model_id", ""), card_examples=flags.get("card_examples", False), language=language,
+                  license=flags.get("license"))
+    wrong = faults(found.metadata, found.text)
+    console.fact(str(run.model_dir / "README.md"))
+    for line in found.changes:
+        console.fact(line)
+    for line in wrong:
+        console.warn(line)
+    for line in found.questions:
+        console.talk(f"to answer: {line}")
+    console.emit({"card": str(run.model_dir / "README.md"), "changes": found.changes, "faults": wrong, "questions": found.questions})
+
+
 def show_tasks(positional: list[str], flags: dict[str, Any]) -> None:
     _none(positional, "tasks")
     from hfxfer import tasks
@@ -369,6 +388,10 @@ COMMANDS: dict[str, Command] = {
                         "overwrite": Flag("switch", "replace --output"), "columns": COLUMNS, "precision": PRECISION, "batch_size": BATCH,
                         "task": TASK, "revision": REVISION, "trust_remote_code": TRUST, "format": FORMAT}),
     "compare": Command("RUN RUN", "which of two Runs is better on the same test rows, and whether that is established", compare, {"format": FORMAT}),
+    "card": Command("RUN", "write the model card of a Run; what you wrote into it yourself stays", card, {
+        "hub_model_id": Flag("value", "the Hub id that the model will have"), "license": Flag("value", "licence of the model, such as apache-2.0"),
+        "language": Flag("value", "of the texts: en, or several: en,fr"),
+        "card_examples": Flag("switch", "show some test rows, which are your data"), "format": FORMAT}),
     "tasks": Command("", "list the tasks and the columns they want", show_tasks, {"format": FORMAT}),
     "doctor": Command("", "examine this installation and say how to mend it", doctor, {"format": FORMAT}),
     "quickstart": Command("", "the main job on real handwritten digits, without network or account, in under 2 minutes", quickstart,

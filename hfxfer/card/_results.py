@@ -1,0 +1,161 @@
+"""What was measured: scores with their intervals, by class, calibration, and where the model fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from hfxfer.card._facts import Facts, interval, number, with_interval
+from hfxfer.card._text import counted, escaped, listed, table
+from hfxfer.metrics import METRICS, MULTI_LABEL, REGRESSION, TOKENS
+
+MOST = 3
+"""Weakest classes and worst confusions that are named."""
+
+ALL_SCORES = " (all are in [scores.json](scores.json))"
+
+
+def context(facts: Facts) -> str:
+    """Split, rows, data, seed of the scores."""
+    score = facts.primary or {"split": "test", "num_rows": 0, "seed": facts.recipe.seed}
+    return f"{counted(score['num_rows'], 'row')} of the {score['split']} split of {escaped(facts.data_name)}"
+
+
+def scores_table(facts: Facts) -> str:
+    rows = []
+    for score in facts.whole:
+        lower = "" if greater_is_better(score["metric"]) else " (lower is better)"
+        rows.append([f"{escaped(score['metric'])}{lower}", number(score), interval(score)])
+    return table(["metric", "value", "95 % interval"], rows)
+
+
+def class_table(facts: Facts) -> str:
+    """Each class with its rows and scores; empty where scores have no classes."""
+    found = facts.by_label
+    if not found:
+        return ""
+    metrics = list(dict.fromkeys(metric for scores in found.values() for metric in scores))
+    counts = [] if facts.problem_type == TOKENS else ["test rows"]
+    rows = [[escaped(label), *(f"{facts.test_counts.get(label, 0):,}" for _ in counts),
+             *(with_interval(scores[metric]) if metric in scores else "" for metric in metrics)] for label, scores in found.items()]
+    return table([_row_head(facts), *counts, *map(escaped, metrics)], rows, rest=ALL_SCORES)
+
+
+def greater_is_better(metric: str) -> bool:
+    """False of errors; also of scores that are no metric by themselves."""
+    return METRICS[metric].greater_is_better if metric in METRICS else not metric.startswith(("ece", "half_width"))
+
+
+def _row_head(facts: Facts) -> str:
+    return "entity" if facts.problem_type == TOKENS else "label" if facts.problem_type == MULTI_LABEL else "class"
+
+
+def calibration(facts: Facts) -> str:
+    """How far the stated probabilities can be believed; empty where there are none."""
+    by_metric = {score["metric"]: score for score in facts.whole}
+    if "ece" not in by_metric:
+        return ""
+    ece, before = by_metric["ece"], by_metric.get("ece_uncalibrated")
+    limits = f" (95 % interval {interval(ece)})" if interval(ece) else ""
+    text = (f"A stated probability is off by {number(ece)} on average{limits}: the expected calibration error, "
+            f"on {counted(ece['num_rows'], 'row')} of the {ece['split']} split.")
+    return text + (f" Before calibration it was {number(before)}." if before else "")
+
+
+def limits(facts: Facts) -> str:
+    """What was seen to go wrong, one list item each."""
+    found = [*_weakest(facts), *_confusions(facts), *_values(facts), *_unknown(facts)]
+    return "\n".join(f"- {line}" for line in found)
+
+
+def _weakest(facts: Facts) -> list[str]:
+    """The classes with the lowest score, of one metric."""
+    measured = facts.by_label
+    metrics = [metric for metric in ("f1", "recall", "precision") if any(metric in scores for scores in measured.values())]
+    metric = metrics[0] if metrics else next((name for scores in measured.values() for name in scores), None)
+    scored = [(label, scores[metric]) for label, scores in measured.items() if metric in scores and scores[metric]["value"] is not None]
+    if len(scored) < 2:
+        return []
+    scored = [(label, score) for label, score in sorted(scored, key=lambda each: each[1]["value"]) if score["value"] < 1][:min(MOST, len(scored) - 1)]
+    if not scored:
+        return [f"No {_row_head(facts)} scored below 1 in {escaped(metric)}, which {context(facts)} allow to say no more of."]
+    rows = {label: "" if facts.problem_type == TOKENS else f", {counted(facts.test_counts.get(label, 0), 'row')}" for label, _ in scored}
+    named = "; ".join(f"{escaped(label)} {with_interval(score)}{rows[label]}" for label, score in scored)
+    return [f"Weakest by {escaped(metric)} [95 % interval]: {named}."]
+
+
+def _confusions(facts: Facts) -> list[str]:
+    """Most frequent errors by reference and prediction."""
+    if facts.problem_type == REGRESSION:
+        return []
+    predictions = facts.run.predictions().select(["reference", "prediction"]).to_pydict()
+    pairs = list(zip(predictions["reference"], predictions["prediction"]))
+    if facts.problem_type == MULTI_LABEL:
+        return _wrong_labels(pairs)
+    if pairs and isinstance(pairs[0][0], list):
+        pairs, unit = [pair for row in pairs for pair in zip(*row)], "word"
+    else:
+        unit = "row"
+    if not pairs or not all(isinstance(side, str) for side in pairs[0]):
+        return []
+    totals = Counter(reference for reference, _ in pairs)
+    wrong = Counter(pair for pair in pairs if pair[0] != pair[1])
+    if not wrong:
+        return []
+    named = "; ".join(f"{escaped(reference)} taken for {escaped(prediction)}: {count:,} of {counted(totals[reference], unit)}"
+                      for (reference, prediction), count in _most_common(wrong))
+    return [f"Most frequent confusions: {named}."]
+
+
+def _wrong_labels(pairs: list[tuple[list[str], list[str]]]) -> list[str]:
+    missed = Counter(label for reference, prediction in pairs for label in set(reference) - set(prediction))
+    added = Counter(label for reference, prediction in pairs for label in set(prediction) - set(reference))
+    had = Counter(label for reference, _ in pairs for label in set(reference))
+    given = Counter(label for _, prediction in pairs for label in set(prediction))
+    return [f"{what}: " + "; ".join(f"{escaped(label)}, {count:,} of {counted(totals[label], 'row')} {that}" for label, count in _most_common(wrong)) + "."
+            for what, wrong, totals, that in (("Most often missed", missed, had, "that have it"), ("Most often wrongly given", added, given, "that were given it"))
+            if wrong]
+
+
+def _most_common(wrong: Counter) -> Iterable[tuple[Any, int]]:
+    """Ties in the order of their names, so that a card does not depend on the order of rows."""
+    return sorted(wrong.items(), key=lambda each: (-each[1], str(each[0])))[:MOST]
+
+
+def _values(facts: Facts) -> list[str]:
+    """Of a regression: the largest errors, the bias, and whether small or large values are predicted worse."""
+    if facts.problem_type != REGRESSION:
+        return []
+    import numpy as np
+
+    predictions = facts.run.predictions()
+    reference, predicted = (predictions[name].to_numpy().astype(float) for name in ("reference", "prediction"))
+    error = predicted - reference
+    lines = [f"Half of the {counted(len(error), 'row')} are off by less than {np.median(np.abs(error)):.4g}, one in ten by more than "
+             f"{np.quantile(np.abs(error), 0.9):.4g}, the worst by {np.abs(error).max():.4g}; on average predictions are "
+             f"{abs(error.mean()):.4g} too {'high' if error.mean() > 0 else 'low'}."]
+    low, high = np.quantile(reference, [1 / 3, 2 / 3])
+    thirds = [(f"up to {low:.4g}", reference <= low), (f"from {low:.4g} to {high:.4g}", (reference > low) & (reference <= high)),
+              (f"above {high:.4g}", reference > high)]
+    named = [f"{what} {np.abs(error[rows]).mean():.4g} ({counted(int(rows.sum()), 'row')})" for what, rows in thirds if rows.any()]
+    span = f"{reference.min():.4g} to {reference.max():.4g}"
+    return [*lines, f"Mean absolute error by true value: {'; '.join(named)}.", f"True values of the test split are from {span}; beyond them nothing was measured."]
+
+
+def _unknown(facts: Facts) -> list[str]:
+    """What the data do not allow to say."""
+    data, lines = facts.data, []
+    for split, labels in data.get("missing_classes", {}).items():
+        if split == "test":
+            lines.append(f"Nothing is known of {listed(labels)}: without an example in the test split.")
+    if data.get("small_classes"):
+        named = [f"{escaped(label)} ({number_of})" for label, number_of in data["small_classes"].items()]
+        lines.append(f"Fewer than 5 training examples: {', '.join(named[:10])}{f' and {len(named) - 10} more' if len(named) > 10 else ''}.")
+    if data.get("leaks"):
+        lines.append(f"{counted(len(data['leaks']), 'input stands', 'inputs stand')} in more than one split, so the scores look better than they are.")
+    if data.get("shared_groups"):
+        lines.append(f"{counted(len(data['shared_groups']), 'group stands', 'groups stand')} in more than one split, so the scores look better than they are.")
+    if data.get("conflicts"):
+        lines.append(f"{counted(len(data['conflicts']), 'input has', 'inputs have')} different labels in the data.")
+    return lines
