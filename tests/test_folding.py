@@ -183,3 +183,13 @@ def test_training_folded_is_training(tmp_path, monkeypatch):
     assert len(losses[0]) == 2 and losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, value in plain.model.state_dict().items():
         assert torch.allclose(folded.model.state_dict()[name].float(), value.float(), atol=1e-4), name
+
+
+def test_activations_in_place_are_so_again_afterwards():
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model("mobilenetv2_050", num_classes=3))
+    in_place = [module for module in model.modules() if isinstance(module, torch.nn.Hardtanh) and module.inplace]
+    assert in_place
+    with folding.folded(model, pairs_of(model, pixels())):
+        assert not any(module.inplace for module in in_place)
+    assert all(module.inplace for module in in_place)
