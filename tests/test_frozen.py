@@ -1,5 +1,10 @@
 """A head on cached features: the same training as on a frozen body, in Trainer's own loop."""
 
+import functools
+import os
+import shutil
+from pathlib import Path
+
 import datasets
 import pytest
 import torch
@@ -25,8 +30,15 @@ def arguments(folder, **settings):
                                 "logging_steps": 1, **settings})
 
 
+@functools.cache
 def pictures(num=10, classes=(0, 1)):
     return datasets.Dataset.from_list([{"image": picture, "label": f"digit {label}"} for picture, label in digits(classes, num)])
+
+
+@functools.cache
+def network():
+    """A timm network, one for all tests, in the folder that goes when they end."""
+    return str(timm_checkpoint(Path(os.environ["HF_HOME"]) / "frozen"))
 
 
 def trained(folder, task, model, rows, processor=None, args=None, **settings):
@@ -74,7 +86,7 @@ CASES = {
     "vit": lambda folder: ("image-classification", picture_checkpoint(folder, "ViT"), pictures()),
     "mobilenetv1": lambda folder: ("image-classification", picture_checkpoint(folder, "MobileNetV1"), pictures()),
     "resnet": lambda folder: ("image-classification", picture_checkpoint(folder, "ResNet"), pictures()),
-    "timm resnet": lambda folder: ("image-classification", str(timm_checkpoint(folder / "net")), pictures()),
+    "timm resnet": lambda folder: ("image-classification", network(), pictures()),
     "timm vit": lambda folder: ("image-classification", str(timm_checkpoint(folder / "net", architecture="test_vit", size=160)), pictures(4)),
 }
 
@@ -114,7 +126,7 @@ def test_what_is_saved_is_a_plain_model_with_the_same_logits(tmp_path):
             seen.update(metrics)
 
     found = []
-    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", num_train_epochs=1), train_dataset=rows,
+    trainer = TransferTrainer(model=network(), args=arguments(tmp_path / "out", num_train_epochs=1), train_dataset=rows,
                               eval_dataset=rows, task="image-classification", method="head", callbacks=[Saver()])
     found.append(trainer)
     trainer.train()
@@ -128,7 +140,7 @@ def test_what_is_saved_is_a_plain_model_with_the_same_logits(tmp_path):
 def test_frozen_means_every_bit_of_parameters_and_buffers(tmp_path):
     """Also where features are not cached, and batch norms and dropout would move."""
     for cached in (20.0, 0.0):
-        trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / f"net{cached}")), args=arguments(tmp_path / "out"), train_dataset=pictures(),
+        trainer = TransferTrainer(model=network(), args=arguments(tmp_path / "out"), train_dataset=pictures(),
                                   eval_dataset=pictures(), task="image-classification", method="head", feature_cache_gb=cached)
         before = weights(trainer)
         trainer.train()
@@ -144,7 +156,7 @@ def test_other_rows_are_evaluated_and_predicted_inside_the_stage_and_after(tmp_p
             if state.epoch == 3:
                 found["inside"] = trainer.evaluate(others)["eval_loss"], trainer.predict(others).predictions
 
-    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows,
+    trainer = TransferTrainer(model=network(), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=rows,
                               eval_dataset=rows, task="image-classification", method="head", callbacks=[Asker()])
     trainer.train()
     loss, predictions = found["inside"]
@@ -154,18 +166,18 @@ def test_other_rows_are_evaluated_and_predicted_inside_the_stage_and_after(tmp_p
 
 def test_named_evaluation_sets_and_own_metrics_work_on_features(tmp_path):
     rows = pictures()
-    named = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out"), train_dataset=rows,
+    named = TransferTrainer(model=network(), args=arguments(tmp_path / "out"), train_dataset=rows,
                             eval_dataset={"all": rows, "few": rows.select([0, 12])}, task="image-classification", method="head")
     named.train()
     assert {"eval_all_accuracy", "eval_few_accuracy"} <= {key for entry in named.state.log_history for key in entry}
-    own = TransferTrainer(model=str(tmp_path / "net"), args=arguments(tmp_path / "out"), train_dataset=rows, eval_dataset=rows, task="image-classification",
+    own = TransferTrainer(model=network(), args=arguments(tmp_path / "out"), train_dataset=rows, eval_dataset=rows, task="image-classification",
                           method="head", compute_metrics=lambda found: {"rows": len(found.label_ids)})
     own.train()
     assert [entry["eval_rows"] for entry in own.state.log_history if "eval_rows" in entry] == [20, 20, 20]
 
 
 def test_a_second_run_another_head_and_another_split_compute_nothing_new(tmp_path, cache):
-    rows, net = pictures(), str(timm_checkpoint(tmp_path / "net"))
+    rows, net = pictures(), network()
     trained(tmp_path / "first", "image-classification", net, rows)
     before = {path: path.read_bytes() for path in cache.rglob("*.bin")}
     trained(tmp_path / "second", "image-classification", net, rows, args={"seed": 3})
@@ -175,10 +187,19 @@ def test_a_second_run_another_head_and_another_split_compute_nothing_new(tmp_pat
     assert {path: path.read_bytes() for path in cache.rglob("*.bin")} == before and len(list(cache.iterdir())) == 1
 
 
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """(weights of a training, the features that it left)."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HFXFER_CACHE", str(folder / "cache"))
+        return weights(trained(folder / "out", "image-classification", network(), pictures())), folder / "cache" / "features"
+
+
 @pytest.mark.parametrize("poison", ["truncated", "flipped", "no data", "no index", "garbage index", "changed weights"])
-def test_a_poisoned_cache_gives_the_right_weights(tmp_path, cache, poison):
-    rows, net = pictures(), str(timm_checkpoint(tmp_path / "net"))
-    right = weights(trained(tmp_path / "first", "image-classification", net, rows))
+def test_a_poisoned_cache_gives_the_right_weights(tmp_path, cache, first, poison):
+    (right, features), net = first, network()
+    shutil.copytree(features, cache)
     data = next(cache.rglob("*.bin"))
     content = bytearray(data.read_bytes())
     content[10] ^= 64
@@ -188,16 +209,16 @@ def test_a_poisoned_cache_gives_the_right_weights(tmp_path, cache, poison):
             body.timm_model.conv1[0].weight.mul_(-1)
         body.save_pretrained(tmp_path / "changed")
         net = str(tmp_path / "changed")
-        right = weights(trained(tmp_path / "frozen", "image-classification", net, rows, feature_cache_gb=0))
+        right = weights(trained(tmp_path / "frozen", "image-classification", net, pictures(), feature_cache_gb=0))
     {"truncated": lambda: data.write_bytes(content[:100]), "flipped": lambda: data.write_bytes(content), "no data": data.unlink,
      "no index": data.with_suffix(".json").unlink, "garbage index": lambda: data.with_suffix(".json").write_text("{"), "changed weights": lambda: 0}[poison]()
-    found = weights(trained(tmp_path / "second", "image-classification", net, rows))
+    found = weights(trained(tmp_path / "second", "image-classification", net, pictures()))
     assert all(torch.allclose(found[name].float(), right[name].float(), atol=1e-5) for name in right)
 
 
 def test_epochs_cycle_through_the_views(tmp_path, cache):
     """Two views: epochs 0 and 2 see the one, 1 and 3 the other; the same rows uncached see a new one each time."""
-    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), args=arguments(tmp_path / "out", num_train_epochs=4, eval_strategy="no"),
+    trainer = TransferTrainer(model=network(), args=arguments(tmp_path / "out", num_train_epochs=4, eval_strategy="no"),
                               train_dataset=pictures(), task="image-classification", method="head", feature_views=2)
     seen = []
 
@@ -217,18 +238,16 @@ def test_epochs_cycle_through_the_views(tmp_path, cache):
                                  "To cache them: --feature_cache_gb 2.3e-05"),
     ({"feature_views": 2, "augment": "none"}, "feature_views has no effect: augment is none")])
 def test_why_there_is_no_cache_is_told(tmp_path, cache, capsys, settings, told):
-    trainer = trained(tmp_path / "out", "image-classification", str(timm_checkpoint(tmp_path / "net")), pictures(), args={"num_train_epochs": 1}, **settings)
+    trainer = trained(tmp_path / "out", "image-classification", network(), pictures(), args={"num_train_epochs": 1}, **settings)
     assert told in capsys.readouterr().err
     assert cache.exists() == ("feature_views" in settings) and trainer.state.global_step == 3
 
 
-def test_a_cache_that_cannot_be_written_changes_no_weight(tmp_path, monkeypatch, capsys):
-    rows, net = pictures(), str(timm_checkpoint(tmp_path / "net"))
-    right = weights(trained(tmp_path / "first", "image-classification", net, rows))
+def test_a_cache_that_cannot_be_written_changes_no_weight(tmp_path, first, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("HFXFER_CACHE", str(tmp_path / "file"))
-    found = weights(trained(tmp_path / "second", "image-classification", net, rows))
-    assert all(torch.equal(found[name], right[name]) for name in right)
+    found = weights(trained(tmp_path / "second", "image-classification", network(), pictures()))
+    assert all(torch.equal(found[name], value) for name, value in first[0].items())
     assert capsys.readouterr().err.count("this run keeps them in memory") == 1
 
 
@@ -251,7 +270,7 @@ def test_loader_processes_are_not_started_for_features_and_come_back_after(tmp_p
         def on_train_begin(self, args, state, control, train_dataloader, **unused):
             workers.append(train_dataloader.num_workers)
 
-    trainer = TransferTrainer(model=str(timm_checkpoint(tmp_path / "net")), train_dataset=pictures(), task="image-classification", method="head",
+    trainer = TransferTrainer(model=network(), train_dataset=pictures(), task="image-classification", method="head",
                               args=arguments(tmp_path / "out", eval_strategy="no", num_train_epochs=1, dataloader_num_workers=2,
                                              dataloader_persistent_workers=True, dataloader_prefetch_factor=2), callbacks=[Looker()])
     trainer.train()
