@@ -18,6 +18,7 @@ from hub_repos import KINDS, PREFIX, HubRefusal, Token, now
 NAMED = r"([\w.-]+/[\w.-]+)"
 API = r"/api/(models|datasets|spaces)/" + NAMED
 WEB = r"/(?:(datasets|spaces)/)?" + NAMED
+BAD_TOKEN = "Invalid credentials in Authorization header"
 ROUTES = []
 
 
@@ -72,13 +73,17 @@ def answer(call: Call) -> Answer:
                     return function(call, *[group and urllib.parse.unquote(group) for group in found.groups()])
         raise HubRefusal(404, "Sorry, we can't find the page you are looking for.")
     except HubRefusal as refusal:
-        return refused(refusal)
+        return refused(refusal, call.path)
 
 
-def refused(refusal):
-    headers = {"X-Error-Message": refusal.message.splitlines()[0], **refusal.headers}
-    if refusal.code:
-        headers["X-Error-Code"] = refusal.code
+def refused(refusal, path):
+    """At an https endpoint the client takes a 401 of a repository for RepoNotFound whatever the code (REPO_API_REGEX in its
+    _http.py begins with https://); ours is http, so the code says it."""
+    headers = {"X-Error-Message": refusal.message.splitlines()[0].encode("ascii", "replace").decode(), **refusal.headers}
+    about_repo = re.match(r"/api/(models|datasets|spaces)/|.*/resolve/", path)
+    code = refusal.code or ("RepoNotFound" if refusal.status == 401 and refusal.message != BAD_TOKEN and about_repo else None)
+    if code:
+        headers["X-Error-Code"] = code
     return Answer.json({"error": refusal.message}, refusal.status, headers)
 
 
@@ -90,7 +95,7 @@ def token_of(call):
     if not value or value in call.hub.xet.tokens:
         return None
     if value not in call.hub.tokens:
-        raise HubRefusal(401, "Invalid credentials in Authorization header")
+        raise HubRefusal(401, BAD_TOKEN)
     token = call.hub.tokens[value]
     return dataclasses.replace(token, role="read") if call.demoted else token
 

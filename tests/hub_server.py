@@ -194,11 +194,16 @@ class HubServer:
 
 
 def decoded(request) -> bytes:
-    """The inline contents of a commit, which travel in base64."""
-    if "/commit/" not in request.path or not request.body:
-        return b""
-    lines = [json.loads(line)["value"] for line in request.body.splitlines() if line.startswith(b'{"key": "file"')]
-    return b"".join(base64.b64decode(value["content"]) for value in lines)
+    """The inline contents of a commit, which travel in base64; of a body that broke off, what came."""
+    contents = []
+    for line in request.body.splitlines() if "/commit/" in request.path else []:
+        try:
+            value = json.loads(line)["value"]
+        except ValueError:
+            continue
+        if value.get("encoding") == "base64":
+            contents.append(base64.b64decode(value["content"]))
+    return b"".join(contents)
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

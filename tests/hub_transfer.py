@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import urllib.parse
 
 import hub_metadata
 from hub_api import API, WEB, Answer, check_gate, repo_of, route, runtime_of
@@ -138,7 +139,7 @@ def resolve(call, plural, repo_id, revision, path):
     if path not in commit.files:
         raise HubRefusal(404, "Entry not found", "EntryNotFound", headers)
     file = commit.files[path]
-    name = f'inline; filename="{path.rsplit("/", 1)[-1]}";'
+    name = f"inline; filename*=UTF-8''{urllib.parse.quote(path.rsplit('/', 1)[-1])}"
     if not file.lfs:
         return ranged(call, repo.blobs.read(file.sha256), {**headers, "ETag": f'"{file.oid}"', "Content-Disposition": name})
     at = f"{call.hub.storage}/_cdn/{file.sha256}"

@@ -190,8 +190,14 @@ def reconstruction(call, version, xet_hash):
 
 
 def _ranges(hub, terms):
-    """(xorb, chunks, bytes, address) of each range to fetch, once."""
+    """(xorb, chunks, bytes, address) of each range to fetch; hf_xet panics where two ranges of a xorb overlap."""
+    merged = []
     for xorb, begin, end in sorted({term[:3] for term in terms}):
+        if merged and merged[-1][0] == xorb and begin <= merged[-1][2]:
+            merged[-1][2] = max(end, merged[-1][2])
+        else:
+            merged.append([xorb, begin, end])
+    for xorb, begin, end in merged:
         chunks = chunks_of(hub.xet.xorbs[xorb])[begin:end]
         yield xorb, {"start": begin, "end": end}, {"start": chunks[0][1], "end": chunks[-1][2] - 1}, f"{hub.storage}/_xorb/{xorb}"
 
