@@ -18,7 +18,7 @@ from typing import Any
 from hfxfer.card import _merge, _metadata, _results, _training, _usage
 from hfxfer.card._facts import Facts, is_hub_id, number, interval
 from hfxfer.card._text import counted, escaped, listed
-from hfxfer.card.rules import faults
+from hfxfer.card.rules import faults, wrong_answers
 from hfxfer.errors import RecipeError
 from hfxfer.metrics import MULTI_LABEL, REGRESSION
 from hfxfer.run import Run, write_text
@@ -45,10 +45,14 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
-    or not. card_examples: also test rows, which are the user's data. Raises RunError, RecipeError for a model_id that is none.
+    or not. card_examples: also test rows, which are the user's data. Raises RunError; RecipeError for a model_id, licence or language
+    that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
         raise RecipeError(f"model_id is {model_id!r}; allowed: NAME or NAME/REPO of letters, digits, '-', '_' and '.'. Give another --hub_model_id")
+    wrong = wrong_answers(license, language or [])
+    if wrong:
+        raise RecipeError("\n".join(wrong))
     facts = Facts.read(run, model_id)
     own = _metadata.metadata(facts, card_examples=card_examples, language=language, license=license)
     answered = {name for name, value in (("language", language), ("license", license)) if value}
@@ -77,14 +81,15 @@ def _body(facts: Facts, asked: list[str]) -> str:
     """The template with its placeholders filled; blocks whose placeholder is empty are left out, and so are headings above nothing."""
     values = {"title": escaped(facts.name), "summary": _summary(facts), "stand_in": _stand_in(facts),
               "transformers": _usage.transformers_snippet(facts), "timm": _usage.timm_snippet(facts), "hfxfer": _usage.hfxfer_snippet(facts),
-              "context": _results.context(facts), "scores": _results.scores_table(facts), "by_class": _results.class_table(facts),
-              "calibration": _results.calibration(facts), "limits": _results.limits(facts), "counts": _training.counts_table(facts),
+              "context": _results.context(facts), "seed": str(facts.recipe.seed), "scores": _results.scores_table(facts),
+              "by_class": _results.class_table(facts), "calibration": _results.calibration(facts), "limits": _results.limits(facts), "counts": _training.counts_table(facts),
               "data_notes": _training.data_notes(facts), "data": escaped(facts.data_name), "method": _training.method(facts),
               "settings": _training.settings_table(facts), "course": _training.course(facts), "machine": _training.machine(facts),
               "command": _training.command(facts), "questions": "\n".join(f"- {each}" for each in asked)}
     values |= {name: f"figures/{file}.png" if f"{file}.png" in facts.figures else "" for name, file in FIGURES.items()}
     template = (shipped("model_cards") / "template.md").read_text(encoding="utf-8")
-    return "\n\n".join(_filled(name, text, values) for name, text in _merge.sections_of(template).items())
+    sections = [_filled(name, text, values) for name, text in _merge.sections_of(template).items()]
+    return "\n\n".join(section for section in sections if section)
 
 
 def _filled(name: str, text: str, values: dict[str, str]) -> str:
@@ -114,8 +119,9 @@ def _stand_in(facts: Facts) -> str:
 
 def _summary(facts: Facts) -> str:
     """Two sentences: what it is, and how good."""
+    one, many = ("tag", "tags") if facts.task == "token-classification" else ("class", "classes")
     what = {REGRESSION: "a number", MULTI_LABEL: f"any of {counted(len(facts.labels), 'label')}"}.get(
-        facts.problem_type, f"one of {counted(len(facts.labels), 'tag' if facts.task == 'token-classification' else 'class', 'tags' if facts.task == 'token-classification' else 'classes')}")
+        facts.problem_type, f"one of {counted(len(facts.labels), one, many)}")
     given = {"image-classification": "a picture", "text-classification": "a pair of texts" if "text_pair" in facts.data["columns"] else "a text",
              "token-classification": "each word of a text"}.get(facts.task, "an input")
     labels = f" ({listed(facts.labels)})" if facts.labels else ""

@@ -110,10 +110,10 @@ class Facts:
                 found.setdefault(score["label"], {})[score["metric"]] = score
         return found
 
-    @property
-    def test_counts(self) -> dict[str, int]:
-        """Test rows of each label; of tags, words."""
-        return self.data["splits"].get("test", {}).get("classes", {})
+    def test_count(self, label: str) -> int | None:
+        """Test rows with that label; of entities, how many begin. None where it is not known."""
+        counts = self.data["splits"].get("test", {}).get("classes", {})
+        return counts.get(label, counts.get(f"B-{label}"))
 
     @cached_property
     def primary(self) -> dict[str, Any] | None:

@@ -34,7 +34,8 @@ def split_metadata(text: str) -> tuple[str, dict[str, Any], str]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 2})" if mark else ""
-        raise RunError(f"the metadata at the top of model/README.md are no YAML{where}. Mend them between the lines of ---, or delete the file") from error
+        raise RunError(f"the metadata at the top of model/README.md are no YAML{where}. Mend them between the lines of ---, "
+                       "or delete the file") from error
     if not isinstance(metadata, dict | None):
         raise RunError("the metadata at the top of model/README.md are no mapping of names to values. Mend them between the lines of ---, "
                        "or delete the file")
@@ -62,11 +63,9 @@ def merged(existing: str, metadata: dict[str, Any], body: str, answered: set[str
         changes += told
     else:
         whole = body
-    wrote = {"metadata": {name: digest(value) for name, value in metadata.items() if name not in answered and kept.get(name) == value},
+    # What the author removed stays on the record, so that it stays removed.
+    wrote = {"metadata": {name: digest(value) for name, value in metadata.items() if name not in answered and kept.get(name, value) == value},
              "sections": {name: digest(text) for name, text in new.items()}}
-    for kind in wrote:  # What the author removed stays removed.
-        own, there = (kept, metadata) if kind == "metadata" else (sections_of(whole), new)
-        wrote[kind] |= {name: value for name, value in record.get(kind, {}).items() if name not in own and name not in wrote[kind] and name in there}
     block = before if kept == old and before else dumped(kept)
     text = f"---\n{block.rstrip()}\n---\n\n{whole.strip()}\n\n<!-- hfxfer:record {json.dumps(wrote, sort_keys=True)} -->\n"
     return (text.replace("\n", "\r\n") if "\r\n" in existing else text), kept, changes

@@ -46,7 +46,8 @@ def _result(facts: Facts) -> dict[str, Any]:
     if facts.data_id:
         dataset |= {name: str(facts.data[name]) for name in ("config", "revision") if facts.data.get(name)}
     scores = [first, *(score for score in facts.whole if score is not first)]
-    metrics = [{"type": HUB_METRICS.get(score["metric"], score["metric"]), "value": round(score["value"], 6), "name": _named(score)} for score in scores]
+    metrics = [{"type": HUB_METRICS.get(score["metric"], score["metric"]), "value": round(score["value"], 6), "name": _named(score)}
+               for score in scores]
     return {"task": {"type": facts.task, "name": facts.task.replace("-", " ").capitalize()}, "dataset": dataset, "metrics": metrics}
 
 

@@ -36,10 +36,10 @@ def class_table(facts: Facts) -> str:
     if not found:
         return ""
     metrics = list(dict.fromkeys(metric for scores in found.values() for metric in scores))
-    counts = [] if facts.problem_type == TOKENS else ["test rows"]
-    rows = [[escaped(label), *(f"{facts.test_counts.get(label, 0):,}" for _ in counts),
+    counts = {label: facts.test_count(label) for label in found}
+    rows = [[escaped(label), "" if counts[label] is None else f"{counts[label]:,}",
              *(with_interval(scores[metric]) if metric in scores else "" for metric in metrics)] for label, scores in found.items()]
-    return table([_row_head(facts), *counts, *map(escaped, metrics)], rows, rest=ALL_SCORES)
+    return table([_row_head(facts), "in the test split", *map(escaped, metrics)], rows, rest=ALL_SCORES)
 
 
 def greater_is_better(metric: str) -> bool:
@@ -79,9 +79,10 @@ def _weakest(facts: Facts) -> list[str]:
         return []
     scored = [(label, score) for label, score in sorted(scored, key=lambda each: each[1]["value"]) if score["value"] < 1][:min(MOST, len(scored) - 1)]
     if not scored:
-        return [f"No {_row_head(facts)} scored below 1 in {escaped(metric)}, which {context(facts)} allow to say no more of."]
-    rows = {label: "" if facts.problem_type == TOKENS else f", {counted(facts.test_counts.get(label, 0), 'row')}" for label, _ in scored}
-    named = "; ".join(f"{escaped(label)} {with_interval(score)}{rows[label]}" for label, score in scored)
+        return [f"Every {_row_head(facts)} scored 1 in {escaped(metric)}: {context(facts)} are too few to show where it fails."]
+    counts = {label: facts.test_count(label) for label, _ in scored}
+    named = "; ".join(f"{escaped(label)} {with_interval(score)}" + ("" if counts[label] is None else f", {counts[label]:,} in the test split")
+                      for label, score in scored)
     return [f"Weakest by {escaped(metric)} [95 % interval]: {named}."]
 
 
@@ -113,9 +114,11 @@ def _wrong_labels(pairs: list[tuple[list[str], list[str]]]) -> list[str]:
     added = Counter(label for reference, prediction in pairs for label in set(prediction) - set(reference))
     had = Counter(label for reference, _ in pairs for label in set(reference))
     given = Counter(label for _, prediction in pairs for label in set(prediction))
-    return [f"{what}: " + "; ".join(f"{escaped(label)}, {count:,} of {counted(totals[label], 'row')} {that}" for label, count in _most_common(wrong)) + "."
-            for what, wrong, totals, that in (("Most often missed", missed, had, "that have it"), ("Most often wrongly given", added, given, "that were given it"))
-            if wrong]
+    lines = []
+    for what, wrong, totals, that in (("Most often missed", missed, had, "that have it"), ("Most often wrongly given", added, given, "that got it")):
+        named = "; ".join(f"{escaped(label)}, {count:,} of {counted(totals[label], 'row')} {that}" for label, count in _most_common(wrong))
+        lines += [f"{what}: {named}."] if wrong else []
+    return lines
 
 
 def _most_common(wrong: Counter) -> Iterable[tuple[Any, int]]:
@@ -140,7 +143,8 @@ def _values(facts: Facts) -> list[str]:
               (f"above {high:.4g}", reference > high)]
     named = [f"{what} {np.abs(error[rows]).mean():.4g} ({counted(int(rows.sum()), 'row')})" for what, rows in thirds if rows.any()]
     span = f"{reference.min():.4g} to {reference.max():.4g}"
-    return [*lines, f"Mean absolute error by true value: {'; '.join(named)}.", f"True values of the test split are from {span}; beyond them nothing was measured."]
+    return [*lines, f"Mean absolute error by true value: {'; '.join(named)}.",
+            f"True values of the test split are from {span}; beyond them nothing was measured."]
 
 
 def _unknown(facts: Facts) -> list[str]:
@@ -151,11 +155,11 @@ def _unknown(facts: Facts) -> list[str]:
             lines.append(f"Nothing is known of {listed(labels)}: without an example in the test split.")
     if data.get("small_classes"):
         named = [f"{escaped(label)} ({number_of})" for label, number_of in data["small_classes"].items()]
-        lines.append(f"Fewer than 5 training examples: {', '.join(named[:10])}{f' and {len(named) - 10} more' if len(named) > 10 else ''}.")
-    if data.get("leaks"):
-        lines.append(f"{counted(len(data['leaks']), 'input stands', 'inputs stand')} in more than one split, so the scores look better than they are.")
-    if data.get("shared_groups"):
-        lines.append(f"{counted(len(data['shared_groups']), 'group stands', 'groups stand')} in more than one split, so the scores look better than they are.")
+        more = f" and {len(named) - 10} more" if len(named) > 10 else ""
+        lines.append(f"Fewer than 5 training examples: {', '.join(named[:10])}{more}.")
+    for key, one, many in (("leaks", "input stands", "inputs stand"), ("shared_groups", "group stands", "groups stand")):
+        if data.get(key):
+            lines.append(f"{counted(len(data[key]), one, many)} in more than one split, so the scores look better than they are.")
     if data.get("conflicts"):
         lines.append(f"{counted(len(data['conflicts']), 'input has', 'inputs have')} different labels in the data.")
     return lines

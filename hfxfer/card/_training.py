@@ -64,7 +64,8 @@ def method(facts: Facts) -> str:
         early = ", ended early because validation no longer improved" if end.get("stopped_early") else ""
         lines.append(f"- {counted(end['step'], 'step')} in {end['epoch']:.3g} epochs{early}{best}.")
     if facts.ladder:
-        lines.append(f"- Chosen by `hfxfer ladder` among {', '.join(rung['method'] for rung in facts.ladder['rungs'])}: {escaped(facts.ladder['reason'], 500)}.")
+        rungs = ", ".join(rung["method"] for rung in facts.ladder["rungs"])
+        lines.append(f"- Chosen by `hfxfer ladder` among {rungs}: {escaped(facts.ladder['reason'], 500)}.")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """What the Hub takes as the metadata of a model card, as far as it can be checked offline.
 
-Sources: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (fields and types), huggingface.js packages/tasks/src/pipelines.ts
-(PIPELINE_TAGS), `hfxfer.licences`. The Hub's own check is POST /api/validate-yaml.
+Sources: https://github.com/huggingface/hub-docs/blob/main/modelcard.md (fields and types), PIPELINE_DATA in packages/tasks/src/pipelines.ts
+of huggingface.js (PIPELINE_TAGS), `hfxfer.licences`. The Hub's own check is POST /api/validate-yaml.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PIPELINE_TAGS = frozenset("""
     feature-extraction text-generation text2text-generation fill-mask sentence-similarity text-to-speech text-to-audio automatic-speech-recognition
     audio-to-audio audio-classification audio-text-to-text voice-activity-detection depth-estimation image-classification object-detection
     image-segmentation text-to-image image-to-text image-to-image image-to-video unconditional-image-generation video-classification
-    reinforcement-learning robotics tabular-classification tabular-regression tabular-to-text table-to-text multiple-choice text-ranking text-retrieval
-    time-series-forecasting text-to-video image-text-to-text visual-question-answering document-question-answering zero-shot-image-classification
-    graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d image-feature-extraction video-text-to-text keypoint-detection
+    reinforcement-learning robotics tabular-classification tabular-regression tabular-to-text table-to-text multiple-choice text-ranking
+    text-retrieval time-series-forecasting text-to-video image-text-to-text visual-question-answering document-question-answering
+    zero-shot-image-classification graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d image-feature-extraction video-text-to-text keypoint-detection
     visual-document-retrieval any-to-any other
 """.split())
 
@@ -41,6 +41,11 @@ def faults(metadata: dict[str, Any], text: str) -> list[str]:
     checks = (_licence, _languages, _names, _pipeline_tag, _ids, _model_index, _widget)
     found = [fault for check in checks for fault in check(metadata)]
     return list(dict.fromkeys([*found, *_text(metadata, text)]))
+
+
+def wrong_answers(license: str | None, language: list[str]) -> list[str]:
+    """What is wrong with a licence and languages that were given, a sentence each."""
+    return [*_languages({"language": language}), *(_licence({"license": license}) if license not in (None, "", "other") else ())]
 
 
 def _licence(metadata: dict[str, Any]) -> Iterator[str]:
@@ -81,7 +86,8 @@ def _names(metadata: dict[str, Any]) -> Iterator[str]:
 
 def _pipeline_tag(metadata: dict[str, Any]) -> Iterator[str]:
     if "pipeline_tag" in metadata and metadata["pipeline_tag"] not in PIPELINE_TAGS:
-        yield f"pipeline_tag is {shown(metadata['pipeline_tag'])}; allowed: a task of https://huggingface.co/tasks, such as image-classification. {MEND}"
+        given = shown(metadata["pipeline_tag"])
+        yield f"pipeline_tag is {given}; allowed: a task of https://huggingface.co/tasks, such as image-classification. {MEND}"
 
 
 def _ids(metadata: dict[str, Any]) -> Iterator[str]:
@@ -137,7 +143,8 @@ def _result(result: dict[str, Any], place: str) -> Iterator[str]:
 
 def _widget(metadata: dict[str, Any]) -> Iterator[str]:
     given = metadata.get("widget")
-    if given is not None and not (isinstance(given, list) and all(isinstance(each, dict) and set(each) - {"example_title", "output"} for each in given)):
+    listed = isinstance(given, list) and all(isinstance(each, dict) and set(each) & {"text", "src"} for each in given)
+    if given is not None and not listed:
         yield f"widget is {shown(given)}; allowed: a list of examples, each with text or src. {MEND}, or leave out --card_examples"
 
 
