@@ -19,7 +19,7 @@ import yaml
 from hfxfer import cli
 from hfxfer.card import Card, faults, render, write
 from hfxfer.card._facts import is_hub_id
-from hfxfer.card._merge import RECORD, SECTION
+from hfxfer.card._merge import RECORD, SECTION, dumped
 from hfxfer.card._text import escaped, fenced, table
 from hfxfer.card.rules import PIPELINE_TAGS
 from hfxfer.errors import RecipeError, RunError
@@ -150,12 +150,14 @@ KINDS = ("pictures", "hostile", "numbers", "several", "tags")
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_card_has_every_section_and_the_hub_client_reads_it(kind, made):
+    import hub_metadata
     from huggingface_hub import ModelCard
 
     card = render(made(kind), model_id=f"me/{kind}", license="mit")
     assert [found[1] for found in SECTION.finditer(card.text)] == [
         "summary", "usage", "results", "limits", "data", "training", "reproduce", "questions"]
     assert faults(card.metadata, card.text) == []
+    assert hub_metadata.check(card.text, "model") == ([], [])
     read = ModelCard(card.text)
     assert read.data.to_dict() == card.metadata
     assert ModelCard(read.content).data.to_dict() == card.metadata and read.data.model_name == kind
@@ -394,6 +396,12 @@ def test_hostile_examples_round_trip(copied):
     (run.folder / "examples" / "examples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     card = render(run, card_examples=True)
     assert [each["text"] for each in ModelCard(card.text).data.widget] == [line["text"] for line in lines]
+
+
+def test_text_that_the_hub_would_read_as_something_else_is_quoted():
+    metadata = {"a": ["1e3", "0o7", "no", "2024-01-01", "1.5", "null", "12e4567", "x", "3 words"], "b": 1.5, "c": "~"}
+    assert dumped(metadata) == ("a:\n- '1e3'\n- '0o7'\n- 'no'\n- '2024-01-01'\n- '1.5'\n- 'null'\n- '12e4567'\n- x\n- 3 words\nb: 1.5\n"
+                                "c: '~'\n")
 
 
 # --- edited by hand ---------------------------------------------------------------------------------------------------

@@ -82,7 +82,8 @@ def _body(facts: Facts, asked: list[str]) -> str:
     values = {"title": escaped(facts.name), "summary": _summary(facts), "stand_in": _stand_in(facts),
               "transformers": _usage.transformers_snippet(facts), "timm": _usage.timm_snippet(facts), "hfxfer": _usage.hfxfer_snippet(facts),
               "context": _results.context(facts), "seed": str(facts.recipe.seed), "scores": _results.scores_table(facts),
-              "by_class": _results.class_table(facts), "calibration": _results.calibration(facts), "limits": _results.limits(facts), "counts": _training.counts_table(facts),
+              "by_class": _results.class_table(facts), "calibration": _results.calibration(facts),
+              "limits": _results.limits(facts), "counts": _training.counts_table(facts),
               "data_notes": _training.data_notes(facts), "data": escaped(facts.data_name), "method": _training.method(facts),
               "settings": _training.settings_table(facts), "course": _training.course(facts), "machine": _training.machine(facts),
               "command": _training.command(facts), "questions": "\n".join(f"- {each}" for each in asked)}

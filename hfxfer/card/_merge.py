@@ -146,9 +146,15 @@ def _section(name: str, text: str) -> str:
 
 
 def dumped(metadata: dict[str, Any]) -> str:
+    """YAML that PyYAML and the Hub's js-yaml read alike: text that begins like a number is quoted (1e3 and 0o7 are numbers to the Hub only)."""
     import yaml
 
-    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=float("inf"))
+    class Dumper(yaml.SafeDumper):
+        def represent_text(self, text: str) -> yaml.ScalarNode:
+            return self.represent_scalar("tag:yaml.org,2002:str", text, style="'" if re.match(r"[-+.]?\d[^\s]*$", text) else None)
+
+    Dumper.add_representer(str, Dumper.represent_text)
+    return yaml.dump(metadata, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def digest(value: Any) -> str:

@@ -22,9 +22,9 @@ PIPELINE_TAGS = frozenset("""
     audio-to-audio audio-classification audio-text-to-text voice-activity-detection depth-estimation image-classification object-detection
     image-segmentation text-to-image image-to-text image-to-image image-to-video unconditional-image-generation video-classification
     reinforcement-learning robotics tabular-classification tabular-regression tabular-to-text table-to-text multiple-choice text-ranking
-    text-retrieval time-series-forecasting text-to-video image-text-to-text visual-question-answering document-question-answering
-    zero-shot-image-classification graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d image-feature-extraction video-text-to-text keypoint-detection
-    visual-document-retrieval any-to-any other
+    text-retrieval time-series-forecasting text-to-video image-text-to-text image-text-to-image image-text-to-video visual-question-answering
+    document-question-answering zero-shot-image-classification graph-ml mask-generation zero-shot-object-detection text-to-3d image-to-3d
+    image-feature-extraction video-text-to-text keypoint-detection visual-document-retrieval any-to-any video-to-video other
 """.split())
 
 RELATIONS = ("finetune", "adapter", "merge", "quantized")
