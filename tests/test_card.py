@@ -18,7 +18,7 @@ import yaml
 
 from hfxfer import cli
 from hfxfer.card import Card, faults, render, write
-from hfxfer.card._facts import is_hub_id
+from hfxfer.card._facts import is_hub_id, number
 from hfxfer.card._merge import RECORD, SECTION, dumped
 from hfxfer.card._text import escaped, fenced, table
 from hfxfer.card.rules import PIPELINE_TAGS
@@ -206,6 +206,12 @@ def test_text_is_escaped(text, shown):
     assert escaped(text) == shown
 
 
+def test_numbers_have_four_decimals_where_they_are_bounded():
+    assert [number({"metric": metric, "value": value}) for metric, value in (
+        ("accuracy", 1), ("r2", -0.00001), ("rmse", 12.3456), ("recall", 0.5), ("rmse", None))] == [
+            "1.0000", "0.0000", "12.35", "0.5000", "undefined"]
+
+
 def test_a_fence_is_longer_than_those_in_its_code():
     assert fenced("a ```` b", "bash") == "`````bash\na ```` b\n`````"
 
@@ -272,7 +278,7 @@ def test_errors_of_numbers_are_told_by_size_direction_and_range(copied):
     pyarrow.parquet.write_table(pyarrow.table({"reference": [0.0, 1.0, 2.0], "prediction": [1.0, 3.0, 2.0]}), run.predictions_path)
     assert section(render(run), "limits").split("\n")[2:5] == [
         "- Half of the 3 rows are off by less than 1, one in ten by more than 1.8, the worst by 2; on average predictions are 1 too high.",
-        "- Mean absolute error by true value: up to 0.6667 1 (1 row); from 0.6667 to 1.333 2 (1 row); above 1.333 0 (1 row).",
+        "- Mean absolute error by true value: 1 up to 0.6667 (1 row); 2 from 0.6667 to 1.333 (1 row); 0 above 1.333 (1 row).",
         "- True values of the test split are from 0 to 2; beyond them nothing was measured."]
 
 

@@ -139,7 +139,9 @@ def number(score: dict[str, Any], side: str = "value") -> str:
     if value is None:
         return "undefined"
     known = METRICS.get(score["metric"])
-    return f"{value:.4f}" if score["metric"] in BOUNDED or (known is not None and known.high is not None) else f"{value:.4g}"
+    bounded = score["metric"] in BOUNDED or (known is not None and known.high is not None)
+    # Adding 0 takes the sign off a rounded -0.0.
+    return f"{round(value, 4) + 0.0:.4f}" if bounded else f"{value:.4g}"
 
 
 def interval(score: dict[str, Any]) -> str:

@@ -141,7 +141,7 @@ def _values(facts: Facts) -> list[str]:
     low, high = np.quantile(reference, [1 / 3, 2 / 3])
     thirds = [(f"up to {low:.4g}", reference <= low), (f"from {low:.4g} to {high:.4g}", (reference > low) & (reference <= high)),
               (f"above {high:.4g}", reference > high)]
-    named = [f"{what} {np.abs(error[rows]).mean():.4g} ({counted(int(rows.sum()), 'row')})" for what, rows in thirds if rows.any()]
+    named = [f"{np.abs(error[rows]).mean():.4g} {what} ({counted(int(rows.sum()), 'row')})" for what, rows in thirds if rows.any()]
     span = f"{reference.min():.4g} to {reference.max():.4g}"
     return [*lines, f"Mean absolute error by true value: {'; '.join(named)}.",
             f"True values of the test split are from {span}; beyond them nothing was measured."]
