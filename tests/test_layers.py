@@ -19,7 +19,7 @@ LAYERS = (
     "metrics._regression", "metrics._resampling",
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks", "differences", "paired", "comparison",
-    "licences", "card._text", "card._facts", "card._usage", "card._results", "card._training", "card._metadata", "card._merge", "card.rules", "card",
+    "leaks", "licences", "card._text", "card._facts", "card._usage", "card._results", "card._training", "card._metadata", "card._merge", "card.rules", "card",
     "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training", "rungs", "climbing",
     "quickstart",
