@@ -246,7 +246,7 @@ def _finish(rung: Rung, trainer: Any, rows: Rows, start: float, began: float) ->
     from hfxfer.evaluation import evaluate_split, score_outcomes, write_predictions
 
     seconds = time.monotonic() - start
-    predictor = fitting.save(rung, trainer)
+    predictor = fitting.save(rung, trainer, rows)
     scoring = time.monotonic()
     outcomes, _ = evaluate_split(predictor, rows.validation, trainer.recipe.per_device_eval_batch_size, rung.folder, "scoring the validation split")
     scoring = time.monotonic() - scoring

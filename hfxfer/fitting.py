@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hfxfer import adapters, checkpoints, console, data, figures, methods, models, plan
+from hfxfer import adapters, calibration, checkpoints, console, data, figures, methods, models, plan
 from hfxfer.errors import RecipeError, RefusedError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, rank_and_world, score_outcomes, write_predictions
 from hfxfer.machine import has_accelerator
@@ -32,6 +32,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
 
     finish: what comes after the training in place of saving and scoring, called with what `_finish` is.
     """
+    problem = calibration.with_threshold(problem, recipe)
     args = training_arguments(recipe, run, task, problem)
     check_precision(recipe.precision, args.device.type)
     trainer = _trainer(args, recipe, task, problem, rows, loaded, run)
@@ -172,24 +173,25 @@ def _kept(run: Run) -> str:
 def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, start: float, began: float) -> None:
     """Model, scores, predictions, pictures and examples. Evaluation runs in every process, the rest in the main one."""
     seconds = time.monotonic() - start
-    predictor = save(run, trainer)
+    predictor = save(run, trainer, rows)
     saved = time.monotonic() - began
     score_test(run, predictor, rows)
     if trainer.is_world_process_zero():
         run.append_event({**end_event(trainer, seconds), "read_to_saved_seconds": round(saved, 3)})
 
 
-def save(run: Run, trainer: TransferTrainer) -> Predictor:
-    """Write the model folder; what scores the model, in fp32 and in the user's units."""
+def save(run: Run, trainer: TransferTrainer, rows: data.Rows) -> Predictor:
+    """Calibrate on validation and write the model folder, in every process; what scores the model, in fp32 and in the user's units."""
     model = trainer.accelerator.unwrap_model(trainer.model)
-    problem = models.in_users_units(model, trainer.problem)
+    predictor = Predictor(trainer.task, model, trainer.processing_class, models.in_users_units(model, trainer.problem), trainer.recipe)
+    predictor.problem = calibration.calibrate(predictor, rows.validation)
     if trainer.is_world_process_zero():
         if hasattr(trainer.processing_class, "model_max_length"):
             # Whoever loads the folder cuts texts where this training did.
             trainer.processing_class.model_max_length = trainer.recipe.max_length
         models.save(model, trainer.processing_class, run.model_dir)
         adapters.keep(trainer, run.model_dir, run.read_json("base.json"))
-    return Predictor(trainer.task, model, trainer.processing_class, problem, trainer.recipe)
+    return predictor
 
 
 def score_test(run: Run, predictor: Predictor, rows: data.Rows) -> None:
@@ -209,7 +211,8 @@ def end_event(trainer: TransferTrainer, seconds: float) -> dict[str, Any]:
     state = trainer.state
     return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3),
             "waiting_share": round(trainer.waiting.share(seconds), 4), "best_metric": state.best_metric,
-            "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps}
+            "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps,
+            **models.remembered(trainer.accelerator.unwrap_model(trainer.model).config)}
 
 
 def _write_results(run: Run, predictor: Predictor, rows: data.Rows, scores: list[Score], confusion: Any) -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence
 from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse
@@ -32,7 +33,9 @@ from hfxfer.metrics._counts import ratio
 from hfxfer.metrics._entities import entity_counts
 from hfxfer.metrics._probability_blocks import ArrayProbabilities
 from hfxfer.metrics._probability_blocks import Probabilities
+from hfxfer.metrics._probability_blocks import Uncalibrated
 from hfxfer.metrics._probability_blocks import as_probabilities
+from hfxfer.metrics._probability_scores import calibration_estimate
 from hfxfer.metrics._probability_scores import probability_estimates
 from hfxfer.metrics._resampling import UNDEFINED
 from hfxfer.metrics._resampling import Atoms
@@ -56,6 +59,7 @@ __all__ = [
     "score_regression",
     "score_single_label",
     "score_tags",
+    "score_uncalibrated",
 ]
 
 NUM_RESAMPLES = 2000
@@ -168,6 +172,19 @@ def score_multi_label(
     if probabilities is not None:
         estimates |= probability_estimates(references, probabilities, num_resamples, rng)
     return _scores(estimates, None, num_rows) + _class_scores(drawn.total[: 3 * num_classes], labels, num_rows)
+
+
+def score_uncalibrated(
+    outcomes: SingleLabel | MultiLabel, temperature: float | None, *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> list[Score]:
+    """ece_uncalibrated: ece of the probabilities before their logits were divided by `temperature`; nothing where there is none."""
+    if temperature is None or outcomes.probabilities is None:
+        return []
+    before = Uncalibrated(as_probabilities(outcomes.probabilities), temperature, isinstance(outcomes, MultiLabel))
+    references = np.asarray(outcomes.references)
+    found = calibration_estimate(references, before, num_resamples, np.random.default_rng(seed))
+    (score,) = _scores({"ece": found}, None, len(references))
+    return [replace(score, metric="ece_uncalibrated")]
 
 
 def score_regression(

@@ -17,7 +17,14 @@ from hfxfer import console, dropout
 from hfxfer.checkpoints import check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
 from hfxfer.recipe import Recipe
-from hfxfer.tasks._task import REGRESSION, Problem, Task
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
+
+TAGS = "tags"
+"""The problem type of one label for each word."""
+
+FOUND = ("temperature", "threshold", "half_width")
+"""What calibration finds, by its names in a Problem; in a model's config each begins with hfxfer_."""
+
 
 @dataclass(slots=True)
 class Loaded:
@@ -45,6 +52,9 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
         else:
             config = checkpoint_config(recipe.model, recipe.revision)
             loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
+    for name in FOUND:
+        # Of the training before.
+        loaded.model.config.__dict__.pop(f"hfxfer_{name}", None)
     dropout.settle_transformers(loaded.model, recipe)
     _settle_padding(loaded.model, loaded.processor, task)
     return loaded
@@ -80,9 +90,24 @@ def problem_of(model: Any, task: Task) -> Problem:
     config = model.config
     labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
     if _tags_words(task):
-        return Problem("tags", labels)
+        return Problem(TAGS, labels, **remembered(config))
     problem_type = config.problem_type or (REGRESSION if config.num_labels == 1 else "single_label_classification")
-    return Problem(problem_type, () if problem_type == REGRESSION else labels)
+    return Problem(problem_type, () if problem_type == REGRESSION else labels, **remembered(config))
+
+
+def remembered(config: Any) -> dict[str, float]:
+    """What calibration wrote into a model's config, by its names in a Problem."""
+    values = {name: getattr(config, f"hfxfer_{name}", None) for name in FOUND}
+    return {name: float(value) for name, value in values.items() if type(value) in (int, float) and 0 < value < float("inf")}
+
+
+def remember(config: Any, problem: Problem) -> None:
+    """Write into a model's config what calibration found; the threshold where there are several labels."""
+    kept = {"temperature": problem.temperature, "half_width": problem.half_width,
+            "threshold": problem.threshold if problem.problem_type == MULTI_LABEL else None}
+    for name, value in kept.items():
+        if value is not None:
+            setattr(config, f"hfxfer_{name}", value)
 
 
 def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:

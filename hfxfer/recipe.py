@@ -134,6 +134,8 @@ class Recipe:
     sampler: Literal["random", "balanced"] = setting("random", help="balanced draws every class equally often")
     plan: Literal["auto", "none", "compile"] | dict[str, str] = setting(
         "auto", help="auto measures how to run on this machine; none does not; compile adds torch.compile; NAME=VALUE … pins choices")
+    calibrate: bool = setting(True, help="train, ladder: fit a temperature (numbers: a 90 % interval) on validation and put it into the saved model")
+    threshold: float | Auto = setting(0.5, gt=0, le=1, help="Several labels: least probability of an answered one; auto takes validation's best F1")
     max_length: int | Auto = setting("auto", ge=4, help="Longest text; auto is the checkpoint's own, at most 512", unit="tokens")
     stride: int = setting(64, ge=0, help="Overlap of windows over long token sequences", unit="tokens")
 

@@ -48,6 +48,24 @@ class ArrayProbabilities:
             yield start, columns
 
 
+class Uncalibrated:
+    """Probabilities as they were before their logits were divided by `temperature`, read in blocks of rows.
+
+    multi_label: each entry is a probability by itself; else those of a row sum to 1.
+    """
+
+    def __init__(self, probabilities: Probabilities, temperature: float, multi_label: bool):
+        self.probabilities, self.temperature, self.multi_label = probabilities, temperature, multi_label
+        self.num_rows, self.num_classes = probabilities.num_rows, probabilities.num_classes
+
+    def blocks_of_rows(self) -> Iterator[tuple[int, np.ndarray]]:
+        for start, block in self.probabilities.blocks_of_rows():
+            chance = block.astype(np.float64)
+            weight = chance**self.temperature
+            rest = (1 - chance) ** self.temperature if self.multi_label else weight.sum(axis=1, keepdims=True) - weight
+            yield start, (weight / (weight + rest)).astype(np.float32)
+
+
 def as_probabilities(source) -> Probabilities:
     """`source` itself if it can be read in blocks, else an (N, C) array wrapped."""
     return source if hasattr(source, "blocks_of_rows") else ArrayProbabilities(np.asarray(source))

@@ -55,6 +55,15 @@ def probability_estimates(
     }
 
 
+def calibration_estimate(references: np.ndarray, probabilities: Probabilities, num_resamples: int, rng: np.random.Generator) -> Estimate:
+    """ece alone."""
+    if len(references) == 0:
+        return UNDEFINED
+    statistics, noise = row_statistics(references, probabilities)
+    drawn = resample(Atoms(lambda block: statistics[block], np.ones(len(statistics), np.int64)), num_resamples, rng)
+    return calibration_interval(drawn, statistics, noise, probabilities.num_classes if references.ndim == 2 else 1)
+
+
 def row_statistics(references: np.ndarray, probabilities: Probabilities) -> tuple[np.ndarray, np.ndarray]:
     """(N, 3 + 15): loss, its square, room for the ROC influence, and the calibration gap summed in each bin.
 

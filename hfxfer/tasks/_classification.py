@@ -7,8 +7,6 @@ from typing import Any
 from hfxfer.data import Split, Target
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL, Outcomes, Prediction, Problem, Task
 
-MULTI_LABEL_THRESHOLD = 0.5
-
 
 class ClassificationTask(Task):
     """One label, several labels or one number for a whole input. Subclasses say how the input is encoded."""
@@ -40,14 +38,18 @@ class ClassificationTask(Task):
             return [Prediction(value) for value in values.tolist()]
         if problem.problem_type == MULTI_LABEL:
             probabilities = logits.sigmoid().numpy()
-            return [Prediction([name for name, p in zip(problem.labels, row) if p >= MULTI_LABEL_THRESHOLD], row)
+            return [Prediction([name for name, p in zip(problem.labels, row) if p >= problem.threshold], row)
                     for row in probabilities]
         probabilities = logits.softmax(-1).numpy()
         return [Prediction(problem.labels[row.argmax()], row) for row in probabilities]
 
+    def logits(self, outputs: Any, batch: dict[str, Any], problem: Problem) -> list:
+        return list(outputs.logits.detach().float().cpu().numpy())
+
     def record(self, prediction: Prediction, row: dict, problem: Problem) -> dict[str, Any]:
         if problem.problem_type == REGRESSION:
-            return {"value": prediction.answer}
+            near = {} if problem.half_width is None else {"low": prediction.answer - problem.half_width, "high": prediction.answer + problem.half_width}
+            return {"value": prediction.answer, **near}
         scores = {f"score_{name}": float(p) for name, p in zip(problem.labels, prediction.probabilities)}
         if problem.problem_type == MULTI_LABEL:
             return {"labels": prediction.answer, **scores}
@@ -64,10 +66,10 @@ class ClassificationTask(Task):
         if problem.problem_type == MULTI_LABEL:
             measured = statistics.MultiLabel(_multi_hot(outcomes.references, problem.labels),
                                              _multi_hot(outcomes.answers, problem.labels), probabilities)
-            return statistics.score_multi_label(measured, problem.labels, **draws)
+            return statistics.score_multi_label(measured, problem.labels, **draws) + statistics.score_uncalibrated(measured, problem.temperature, **draws)
         measured = statistics.SingleLabel(_indices(outcomes.references, problem.labels),
                                           _indices(outcomes.answers, problem.labels), len(problem.labels), probabilities)
-        return statistics.score_single_label(measured, problem.labels, **draws)
+        return statistics.score_single_label(measured, problem.labels, **draws) + statistics.score_uncalibrated(measured, problem.temperature, **draws)
 
     def confusion(self, outcomes: Outcomes, problem: Problem) -> list[list[int]] | None:
         if problem.problem_type != SINGLE_LABEL:

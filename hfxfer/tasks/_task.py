@@ -38,12 +38,17 @@ class Problem:
 
     While it trains, a regression model predicts (value - target_mean) / target_scale; the two are folded
     into its last layer when it is saved.
+    temperature: by which the logits were divided after training; None where they were not calibrated. threshold: the least
+    probability of a label that is answered, of several. half_width: of a number's 90 % interval; None where it is not known.
     """
 
     problem_type: str
     labels: tuple[str, ...] = ()
     target_mean: float = 0.0
     target_scale: float = 1.0
+    temperature: float | None = None
+    threshold: float = 0.5
+    half_width: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,10 @@ class Task:
     def decode(self, outputs: Any, batch: dict[str, Any], processor: Any, problem: Problem) -> list[Prediction]:
         """One prediction for each row in the batch, in the order of `_row`."""
         raise NotImplementedError
+
+    def logits(self, outputs: Any, batch: dict[str, Any], problem: Problem) -> list[np.ndarray] | None:
+        """(labels,) or (tokens, labels) float32 for each row in the batch, NaN where nothing was said; None: nothing to calibrate."""
+        return None
 
     def record(self, prediction: Prediction, row: dict, problem: Problem) -> dict[str, Any]:
         """What `predict` shows for one row, without the input."""

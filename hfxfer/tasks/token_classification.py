@@ -72,18 +72,16 @@ class TokenClassification(Task):
     def decode(self, outputs: Any, batch: dict[str, Any], processor: Any, problem: Problem) -> list[Prediction]:
         import numpy as np
 
-        probabilities = outputs.logits.detach().float().softmax(-1).cpu().numpy()
         # A word that gave no sub-token at all (a lone control character) stays outside every entity.
         outside = problem.labels.index("O") if "O" in problem.labels else 0
-        found: dict[int, np.ndarray] = {}
-        for window, row in enumerate(batch["_row"]):
-            if row not in found:
-                found[row] = np.zeros((batch["_num_words"][window], len(problem.labels)), dtype=np.float32)
-                found[row][:, outside] = 1.0
-            words = np.asarray(batch["_words"][window])
-            at = np.flatnonzero(words >= 0)
-            found[row][words[at]] = probabilities[window, at]
-        return [Prediction([problem.labels[index] for index in matrix.argmax(1)], matrix) for matrix in found.values()]
+        silent = np.eye(len(problem.labels), dtype=np.float32)[outside]
+        found = _by_word(outputs.logits.detach().float().softmax(-1), batch, silent)
+        return [Prediction([problem.labels[index] for index in matrix.argmax(1)], matrix) for matrix in found]
+
+    def logits(self, outputs: Any, batch: dict[str, Any], problem: Problem) -> list:
+        import numpy as np
+
+        return _by_word(outputs.logits.detach().float(), batch, np.float32(np.nan))
 
     def record(self, prediction: Prediction, row: dict, problem: Problem) -> dict[str, Any]:
         """`entities`: entity, score (mean over its words), word, and start and end in the words joined by spaces."""
@@ -119,6 +117,22 @@ class TokenClassification(Task):
         people, places = ("Ada", "Alan", "Grace", "Linus"), ("Paris", "London", "Oslo", "Rome")
         return [{"tokens": [people[draw.integers(4)], "Smith", "lives", "in", places[draw.integers(4)], str(index)],
                  "tags": ["B-PER", "I-PER", "O", "O", "B-LOC", "O"]} for index in range(num_rows)]
+
+
+def _by_word(values: Any, batch: dict[str, Any], silent: Any) -> list:
+    """(words, labels) float32 for each row, of a (windows, positions, labels) tensor. silent: what a word without a position gets."""
+    import numpy as np
+
+    values = values.cpu().numpy()
+    found: dict[int, np.ndarray] = {}
+    for window, row in enumerate(batch["_row"]):
+        if row not in found:
+            found[row] = np.empty((batch["_num_words"][window], values.shape[-1]), dtype=np.float32)
+            found[row][:] = silent
+        words = np.asarray(batch["_words"][window])
+        at = np.flatnonzero(words >= 0)
+        found[row][words[at]] = values[window, at]
+    return list(found.values())
 
 
 def owned_words(windows: list[list[int | None]], stride: int) -> list[list[int]]:
