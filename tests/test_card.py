@@ -453,8 +453,20 @@ def test_metadata_changed_by_hand_stay_and_are_told(copied):
 def test_a_licence_once_given_stays(made):
     first = render(made("pictures"), license="mit")
     assert render(made("pictures"), existing=first.text).metadata["license"] == "mit"
+    assert render(made("pictures"), existing=first.text).text == first.text
     second = render(made("pictures"), existing=first.text, license="apache-2.0")
     assert second.metadata["license"] == "apache-2.0" and second.changes == ["metadata: license was replaced"]
+
+
+def test_a_licence_that_was_said_stays_where_the_checkpoint_says_another_later(copied):
+    run = copied("pictures")
+    edit(run, "base.json", lambda base: base.update(license="mit"))
+    first = render(run, license="mit")
+    again = render(run, existing=first.text)
+    assert (again.text, again.changes) == (first.text, [])
+    edit(run, "base.json", lambda base: base.update(license="apache-2.0"))
+    card = render(run, existing=again.text)
+    assert (card.metadata["license"], card.changes) == ("mit", ["metadata: license was kept as edited by hand"])
 
 
 def test_a_card_of_another_hand_keeps_its_text_and_gets_the_sections(made):

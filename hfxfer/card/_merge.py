@@ -63,8 +63,9 @@ def merged(existing: str, metadata: dict[str, Any], body: str, answered: set[str
         changes += told
     else:
         whole = body
-    # What the author removed stays on the record, so that it stays removed.
-    wrote = {"metadata": {name: digest(value) for name, value in metadata.items() if name not in answered and kept.get(name, value) == value},
+    # What the author removed stays on the record, so that it stays removed; what the author said never comes on it.
+    own = {name for name in metadata if name not in answered and (name not in old or name in record.get("metadata", {}))}
+    wrote = {"metadata": {name: digest(metadata[name]) for name in metadata if name in own and kept.get(name, metadata[name]) == metadata[name]},
              "sections": {name: digest(text) for name, text in new.items()}}
     block = before if kept == old and before else dumped(kept)
     text = f"---\n{block.rstrip()}\n---\n\n{whole.strip()}\n\n<!-- hfxfer:record {json.dumps(wrote, sort_keys=True)} -->\n"
