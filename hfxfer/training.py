@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
 from importlib import import_module
@@ -117,7 +116,8 @@ def _learning_rate(method: str, model: Any, size: int) -> float:
     """AdamW peak rates: a head alone bears 5e-3, adapters 1e-3, a convolutional body 2e-4, a transformer less the larger it is.
 
     Measured with mobilenetv2_100 on 270 pictures of 3 pets, 3 epochs, one seed, 298 test pictures: accuracy 0.920 at
-    1e-3, 0.943 at 5e-4, 0.963 at 2e-4.
+    1e-3, 0.943 at 5e-4, 0.963 at 2e-4. With MiniLM (22.7 M), 1 epoch by 32: tweet_emotion 0.757 at 1e-4, 0.781 at 2e-4; wnut17's
+    entities, F1 on validation, 0 and 0.22. BERT's own rate (110 M) is 5e-5, BERT-large's (335 M) 1e-5 to 3e-5 (Devlin et al. 2019).
     """
     import torch
 
@@ -125,7 +125,7 @@ def _learning_rate(method: str, model: Any, size: int) -> float:
         return RATES[method]
     if any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()):
         return 2e-4
-    return float(f"{min(2e-4, max(1e-5, 5e-5 * math.sqrt(110e6 / size))):.1g}")
+    return float(f"{min(2e-4, max(1e-5, 5e-5 * 110e6 / size)):.1g}")
 
 
 def _with_precision(recipe: Recipe) -> Recipe:
