@@ -2,7 +2,8 @@
 
 No Trainer: pictures (or texts) are decoded and encoded before the clock starts, the model is in `channels_last`, glibc keeps large
 buffers instead of giving them back to the kernel after each step (on this kind of network that alone is worth a third of the time on
-a CPU), AdamW is fused, gradients are clipped, the rate falls as a cosine after a warm-up. Texts are batched by length.
+a CPU), batch norms keep the checkpoint's statistics as hfxfer's do, ReLU6 is not computed in place (torch copies there), AdamW is
+fused, gradients are clipped, the rate falls as a cosine after a warm-up. Texts are batched by length.
 
 Prints one JSON line: samples a second over all epochs but the first, which warms up.
 """
@@ -94,6 +95,11 @@ def train(options):
     precision = torch.autocast(device.type, torch.bfloat16) if options.precision == "bf16" else contextlib.nullcontext()
     generator = torch.Generator().manual_seed(42)
     model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+        elif isinstance(module, torch.nn.ReLU6):
+            module.inplace = False
     seconds = []
     for _ in range(options.num_train_epochs):
         start = time.monotonic()
