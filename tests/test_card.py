@@ -299,8 +299,18 @@ def test_pictures_that_are_missing_are_not_mentioned(copied):
 
 
 def test_calibration_is_told_where_it_was_measured(copied, made):
-    assert "### Calibration" not in render(made("numbers")).text
-    run = copied("pictures")
+    for kind, changed, said in (
+            ("numbers", {"hfxfer_half_width": 1.25}, "The true value lies within ± 1.25 of the prediction for 90 % of rows like the 9 validation "
+             "rows that this was measured on (split-conformal).\n"),
+            ("several", {"hfxfer_threshold": 0.3}, " A label counts as given where its probability is 0.3 or more.\n"),
+            ("pictures", {"hfxfer_temperature": 1.5}, " The logits were divided by a temperature of 1.5, fitted on 9 validation rows; it is in the "
+             "weights, for every library.\n")):
+        run = copied(kind)
+        edit(run, "model/config.json", lambda config: [config.pop(name) for name in list(config) if name.startswith("hfxfer_")])
+        assert said not in render(run).text
+        edit(run, "model/config.json", lambda config: config.update(changed))
+        assert said in section(render(run), "results")
+    assert "### Calibration" not in render(made("tags")).text
     path = run.model_dir / "scores.json"
     found = json.loads(path.read_text())
     ece = next(score for score in found["scores"] if score["metric"] == "ece")

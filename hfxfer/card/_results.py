@@ -52,15 +52,25 @@ def _row_head(facts: Facts) -> str:
 
 
 def calibration(facts: Facts) -> str:
-    """How far the stated probabilities can be believed; empty where there are none."""
+    """How far the stated probabilities and numbers can be believed; empty where nothing is known of it. What was fitted is in the config."""
     by_metric = {score["metric"]: score for score in facts.whole}
-    if "ece" not in by_metric:
-        return ""
-    ece, before = by_metric["ece"], by_metric.get("ece_uncalibrated")
-    limits = f" (95 % interval {interval(ece)})" if interval(ece) else ""
-    text = (f"A stated probability is off by {number(ece)} on average{limits}: the expected calibration error, "
-            f"on {counted(ece['num_rows'], 'row')} of the {ece['split']} split.")
-    return text + (f" Before calibration it was {number(before)}." if before else "")
+    rows = counted(facts.data["splits"].get("validation", {}).get("num_rows", 0), "validation row")
+    temperature, threshold, width = (facts.config.get(f"hfxfer_{name}") for name in ("temperature", "threshold", "half_width"))
+    lines = []
+    if "ece" in by_metric:
+        ece, before = by_metric["ece"], by_metric.get("ece_uncalibrated")
+        limits = f" (95 % interval {interval(ece)})" if interval(ece) else ""
+        lines.append(f"A stated probability is off by {number(ece)} on average{limits}: the expected calibration error, "
+                     f"on {counted(ece['num_rows'], 'row')} of the {ece['split']} split.")
+        lines += [f"Before calibration it was {number(before)}."] if before else []
+    if temperature is not None:
+        lines.append(f"The logits were divided by a temperature of {temperature:.4g}, fitted on {rows}; it is in the weights, for every library.")
+    if facts.problem_type == MULTI_LABEL and threshold is not None:
+        lines.append(f"A label counts as given where its probability is {threshold:.4g} or more.")
+    if width is not None:
+        lines.append(f"The true value lies within ± {width:.4g} of the prediction for 90 % of rows like the {rows} that this was measured on "
+                     "(split-conformal).")
+    return " ".join(lines)
 
 
 def limits(facts: Facts) -> str:
