@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console, machine
-from hfxfer.errors import EXIT_DONE, WorkError, HfxferError, RecipeError, RefusedError, exit_code
+from hfxfer.errors import EXIT_DONE, WorkError, RecipeError, RefusedError
 from hfxfer.flags import Command, Flag, help_lines, parse
+from hfxfer.publish_command import PUSH
+from hfxfer.reporting import report
 
 FORMAT = Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))
 COLUMNS = Flag("values", "which column holds what: ROLE=COLUMN …")
@@ -42,31 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             return report(error)
         finally:
             console.set_format("human")  # What is called in this process later, not as a command, prints as it would have.
-
-
-def report(error: BaseException, command: str = "") -> int:
-    """Say what went wrong, and last the `command` that goes on; return the exit code."""
-    if os.environ.get("HFXFER_DEBUG") == "1":
-        import traceback
-
-        console.talk("".join(traceback.format_exception(type(error), error, error.__traceback__)))
-    text = _words(error)
-    if isinstance(error, KeyboardInterrupt):
-        console.talk(text)
-    else:
-        console.error(text)
-    console.emit({"error": text, "exit_code": exit_code(error)})
-    if command:
-        console.talk(command)
-    return exit_code(error)
-
-
-def _words(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "interrupted"
-    if isinstance(error, HfxferError) or (isinstance(error, OSError) and error.strerror):
-        return str(error)
-    return f"{type(error).__name__}: {error}\nThis is a fault in hfxfer or in a library below it. HFXFER_DEBUG=1 shows where it happened"
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -392,6 +369,7 @@ COMMANDS: dict[str, Command] = {
         "hub_model_id": Flag("value", "the Hub id that the model will have"), "license": Flag("value", "licence of the model, such as apache-2.0"),
         "language": Flag("value", "of the texts: en, or several: en,fr"),
         "card_examples": Flag("switch", "show some test rows, which are your data"), "format": FORMAT}),
+    "push": PUSH,
     "tasks": Command("", "list the tasks and the columns they want", show_tasks, {"format": FORMAT}),
     "doctor": Command("", "examine this installation and say how to mend it", doctor, {"format": FORMAT}),
     "quickstart": Command("", "the main job on real handwritten digits, without network or account, in under 2 minutes", quickstart,

@@ -39,6 +39,7 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 POSITION = 0x8825
 """The tag of EXIF that leads to the GPS entries."""
 
+IN_USE = "the token in use"
 MAX_SHOWN = 5
 MAX_HEADER = 100 * 2**20
 """Bytes that safetensors allows for its header."""
@@ -125,7 +126,7 @@ def _of_image(path: Path, name: str, secrets: tuple[str, ...]) -> Iterator[Findi
 def _tokens(text: str, secrets: tuple[str, ...]) -> Iterator[tuple[int, str, str]]:
     """(where, what, its beginning); each place once, under its most special name."""
     taken: list[tuple[int, int]] = []
-    forms = [("the token in use", re.escape(secret)) for secret in secrets] + list(TOKENS.items())
+    forms = [(IN_USE, re.escape(secret)) for secret in secrets] + list(TOKENS.items())
     for what, form in forms:
         for found in re.finditer(form, text):
             start, end = found.span()
