@@ -319,6 +319,7 @@ def test_calibration_is_told_where_it_was_measured(copied, made):
     path.write_text(json.dumps(found))
     assert ("A stated probability is off by 0.0123 on average (95 % interval 0.0100 to 0.0200): the expected calibration error, on 15 rows of the "
             "test split. Before calibration it was 0.2000.") in section(render(run), "results")
+    assert "ece_uncalibrated" not in render(run).text
 
 
 def test_ids_of_the_hub_are_linked_and_local_names_are_not(copied):

@@ -19,7 +19,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 NO_HUB_ID = ("example", "auto", "imagefolder", "audiofolder", "csv", "json", "parquet", "text", "arrow")
 """Names without a slash that are builders or hfxfer's own words."""
 
-BOUNDED = ("precision", "recall", "f1", "ece_uncalibrated")
+BEFORE = "ece_uncalibrated"
+BOUNDED = ("precision", "recall", "f1", BEFORE)
 """Scores between 0 and 1 that are no metrics by themselves."""
 
 MODEL = "MODEL"
@@ -98,8 +99,8 @@ class Facts:
 
     @property
     def whole(self) -> list[dict[str, Any]]:
-        """Scores of the whole test split that have a value."""
-        return [score for score in self.scores["scores"] if score["label"] is None and score["value"] is not None]
+        """Scores of the whole test split that have a value; not that of the model before calibration, which nobody gets."""
+        return [score for score in self.scores["scores"] if score["label"] is None and score["value"] is not None and score["metric"] != BEFORE]
 
     @property
     def by_label(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from hfxfer.card._facts import Facts, interval, number, with_interval
+from hfxfer.card._facts import BEFORE, Facts, interval, number, with_interval
 from hfxfer.card._text import counted, escaped, listed, table
 from hfxfer.metrics import METRICS, MULTI_LABEL, REGRESSION, TOKENS
 
@@ -58,7 +58,7 @@ def calibration(facts: Facts) -> str:
     temperature, threshold, width = (facts.config.get(f"hfxfer_{name}") for name in ("temperature", "threshold", "half_width"))
     lines = []
     if "ece" in by_metric:
-        ece, before = by_metric["ece"], by_metric.get("ece_uncalibrated")
+        ece, before = by_metric["ece"], next((score for score in facts.scores["scores"] if score["metric"] == BEFORE), None)
         limits = f" (95 % interval {interval(ece)})" if interval(ece) else ""
         lines.append(f"A stated probability is off by {number(ece)} on average{limits}: the expected calibration error, "
                      f"on {counted(ece['num_rows'], 'row')} of the {ece['split']} split.")
