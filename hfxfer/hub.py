@@ -1,49 +1,31 @@
 """hub: the only module that writes to the network.
 
 `push` sends exactly `model/` of a Run as one commit. Order: what can be refused without the network, whose token it is, what the Hub
-has already, the question, the commit, and what the Hub then holds, read back. Facts about the client that this rests on (huggingface_hub
-2.4): `create_commit` is one request and atomic, is not repeated by the client, and raises when its answer is lost although the commit
-exists; so heads are compared before it is tried again. Faults of the network are httpx's own exceptions; none of them leaves this module.
-The token is the client's own (HF_TOKEN or its login), and never a setting.
+has already, the question, the commit, and what the Hub then holds, read back. `create_commit` is one request and atomic, and raises when
+its answer is lost although the commit exists (huggingface_hub 2.4): heads are compared before it is tried again. The token is the
+client's own (HF_TOKEN or its login), and never a setting.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from hfxfer import console, publishing
 from hfxfer.errors import RecipeError, RefusedError, RunError, WorkError
+from hfxfer.network import LOGIN, asked, is_passing, patient, refusal, said, status_of, wait_after
 from hfxfer.run import Run
 
-T = TypeVar("T")
-
-ATTEMPTS = 6
-FIRST_WAIT = 1.0
-"""Seconds after the first failure; twice as long after each further one."""
-
-LONGEST_WAIT = 60.0
-"""Seconds between two attempts at most. Where the Hub asks for more, hfxfer says so and ends."""
-
-LONGEST_ANSWER = 300.0
-"""Seconds without a byte after which a connection counts as dropped; the client itself would wait without end."""
-
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 MAIN = "main"
-OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json", "preprocessor_config.json",
-             "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model",
-             "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
+OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json",
+             "preprocessor_config.json", "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
+             "added_tokens.json", "*.model", "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
 """What would belong to another version of the model where `model/` no longer has it: deleted. Whatever else is there is somebody's own."""
-
-LOGIN = "Log in with: hf auth login (or set HF_TOKEN)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +86,7 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[[Plan], 
     token = _token(hub_model_id)
     packed = publishing.pack(run, model_id=hub_model_id, license=license, allow=allow, secrets=[token])
     api = HfApi()
-    with _patient():
+    with patient():
         _check_account(api, hub_model_id)
         _check_card(api, packed.card.text)
         verified = publishing.prove(run)  # after what is asked in a second: it imports each library
@@ -141,9 +123,9 @@ def _check_account(api: Any, model_id: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        who = _asked("asking whose token it is", api.whoami)
+        who = asked("asking whose token it is", api.whoami, HfHubHTTPError)
     except HfHubHTTPError as error:
-        raise RefusedError(f"{api.endpoint} does not know the token ({_said(error)}). {LOGIN}") from error
+        raise RefusedError(f"{api.endpoint} does not know the token ({said(error)}). {LOGIN}") from error
     name, namespace = who["name"], model_id.split("/")[0]
     access = (who.get("auth") or {}).get("accessToken") or {}
     mend = f"Make a token that may write at {api.endpoint}/settings/tokens, and log in with it: hf auth login"
@@ -170,7 +152,7 @@ def _check_card(api: Any, text: str) -> None:
             hf_raise_for_status(answer)
         return answer.json()
 
-    found = _asked("checking the card", ask)
+    found = asked("checking the card", ask)
     wrong = [str(each.get("message")) for each in found.get("errors", ())]
     if wrong:
         raise RunError("\n".join(["the Hub refuses the card's metadata:", *(f"  - {each}" for each in wrong), "Mend it in model/README.md"]))
@@ -178,15 +160,15 @@ def _check_card(api: Any, text: str) -> None:
         console.hint(f"the Hub says of the card: {each.get('message')}")
 
 
-def _remote(api: Any, model_id: str, revision: str) -> tuple[str, dict[str, Stored]]:
-    """(head, path → what is stored) of a revision. Raises the client's RepositoryNotFoundError and RevisionNotFoundError."""
+def _remote(api: Any, model_id: str, revision: str, *expected: type[Exception]) -> tuple[str, dict[str, Stored]]:
+    """(head, path → what is stored) of a revision. Raises the client's `expected` errors, or ours."""
     def read() -> tuple[str, dict[str, Stored]]:
         # The tree is that of the head, not of the branch, which may move between two pages of it.
         head = api.model_info(model_id, revision=revision).sha
         tree = api.list_repo_tree(model_id, recursive=True, revision=head)
         return head, {each.path: Stored(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None) for each in tree if hasattr(each, "blob_id")}
 
-    return _asked(f"reading what is in {model_id}", read)
+    return asked(f"reading what is in {model_id}", read, *expected)
 
 
 def _plan(api: Any, run: Run, packed: publishing.Package, wanted: tuple[str, str, bool], verified: tuple[str, ...]) -> Plan:
@@ -196,20 +178,20 @@ def _plan(api: Any, run: Run, packed: publishing.Package, wanted: tuple[str, str
     model_id, revision, private = wanted
     head, new_branch, theirs, is_private = None, False, {}, private
     try:
-        is_private = bool(_asked(f"looking for {model_id}", lambda: api.model_info(model_id)).private)
+        is_private = bool(asked(f"looking for {model_id}", lambda: api.model_info(model_id), RepositoryNotFoundError).private)
         if private and not is_private:
             raise RefusedError(f"{model_id} is there and public; --private is for a new one. Leave it out, or make it private at "
                                f"{api.endpoint}/{model_id}/settings")
         if revision != MAIN:
-            refs = _asked(f"reading the branches of {model_id}", lambda: api.list_repo_refs(model_id))
+            refs = asked(f"reading the branches of {model_id}", lambda: api.list_repo_refs(model_id))
             new_branch = revision not in [branch.name for branch in refs.branches]
             if revision in [tag.name for tag in refs.tags]:
                 raise RefusedError(f"--revision {revision} is a tag of {model_id}; allowed: a branch, there or new. Choose another name")
-        head, theirs = _remote(api, model_id, MAIN if new_branch else revision)
+        head, theirs = _remote(api, model_id, MAIN if new_branch else revision, RevisionNotFoundError)
     except RepositoryNotFoundError:
         new_branch = revision != MAIN
     except RevisionNotFoundError as error:
-        raise RefusedError(f"{model_id} has no branch {MAIN} ({_said(error)}). Make one, or give another --hub_model_id") from error
+        raise RefusedError(f"{model_id} has no branch {MAIN} ({said(error)}). Make one, or give another --hub_model_id") from error
     names = packed.files
     left = [name for name in theirs if name not in names and name != ".gitattributes"]
     own = [name for name in left if any(fnmatchcase(name, pattern) for pattern in OWN_FILES)]
@@ -235,13 +217,12 @@ def _is_same(path: Path, stored: Stored) -> bool:
 def _carried_out(api: Any, plan: Plan, message: str) -> Pushed:
     address = f"{api.endpoint}/{plan.model_id}" + (f"/tree/{plan.revision}" if plan.revision != MAIN else "")
     if plan.head is None:
-        _asked(f"making {plan.model_id}", lambda: api.create_repo(plan.model_id, private=plan.private, exist_ok=True), refused=True)
+        asked(f"making {plan.model_id}", lambda: api.create_repo(plan.model_id, private=plan.private, exist_ok=True))
         head = _remote(api, plan.model_id, MAIN)[0]
     else:
         head = plan.head
     if plan.new_branch:
-        _asked(f"making the branch {plan.revision}", lambda: api.create_branch(plan.model_id, branch=plan.revision, revision=head, exist_ok=True),
-               refused=True)
+        asked(f"making the branch {plan.revision}", lambda: api.create_branch(plan.model_id, branch=plan.revision, revision=head, exist_ok=True))
     commit = _committed(api, plan, head, message) if plan.sent or plan.deleted else head
     _, theirs = _remote(api, plan.model_id, commit)
     if not _holds(plan, theirs):
@@ -260,27 +241,28 @@ def _operations(plan: Plan) -> list[Any]:
 
 def _committed(api: Any, plan: Plan, head: str, message: str) -> str:
     """Send the commit and return its id. A lost answer is known by the head, which then holds what was sent."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in itertools.count(1):
         try:
             return api.create_commit(plan.model_id, _operations(plan), commit_message=message, revision=plan.revision, parent_commit=head).oid
         except Exception as error:  # whatever the client, httpx or Xet raise: told apart just below
-            failure = error
-        passing = _is_passing(failure) or type(failure) is RuntimeError  # hf_xet's own
-        if not passing and _status(failure) != 412:
-            raise _refusal(failure, f"sending to {plan.model_id}") from failure
+            # The client wraps what befell one of several uploads.
+            failure = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, Exception) else error
+        passing = is_passing(failure) or type(failure) is RuntimeError  # hf_xet's own
+        if not passing and status_of(failure) != 412:
+            raise refusal(failure, f"sending to {plan.model_id}") from failure
         now, theirs = _remote(api, plan.model_id, plan.revision)
         if now != head and _holds(plan, theirs):
             console.talk(f"the answer was lost, but the commit {now[:7]} is there")
             return now
-        if now != head or _status(failure) == 412:
+        if now != head or status_of(failure) == 412:
             raise WorkError(f"somebody else committed to {plan.model_id} meanwhile: {plan.revision} was at {head[:7]} and is now at {now[:7]}"
                             f"{_title(api, plan, now)}. Nothing was overwritten. The same command again pushes on top of {now[:7]}") from failure
-        _wait_after(failure, attempt, f"sending to {plan.model_id}")
-    raise AssertionError("unreachable: the last attempt raises")
+        wait_after(failure, attempt, f"sending to {plan.model_id}")
+    raise AssertionError("unreachable: wait_after raises after the last attempt")
 
 
 def _title(api: Any, plan: Plan, head: str) -> str:
-    commits = _asked(f"reading the commits of {plan.model_id}", lambda: api.list_repo_commits(plan.model_id, revision=head))
+    commits = asked(f"reading the commits of {plan.model_id}", lambda: api.list_repo_commits(plan.model_id, revision=head))
     return f" ({commits[0].title!r} by {', '.join(commits[0].authors) or 'somebody'})" if commits else ""
 
 
@@ -291,103 +273,3 @@ def _differing(plan: Plan, theirs: dict[str, Stored]) -> list[str]:
 
 def _holds(plan: Plan, theirs: dict[str, Stored]) -> bool:
     return not _differing(plan, theirs)
-
-
-# --- faults of the network -------------------------------------------------------------------------------------------
-
-@contextmanager
-def _patient() -> Iterator[None]:
-    """The client's connection with an end to its waiting: for an answer, and for what a Retry-After asks for.
-
-    huggingface_hub 2.4 sets no time-out for commits and sleeps a Retry-After in full, an hour too.
-    """
-    from huggingface_hub.utils import get_session
-
-    def refuse(answer: Any) -> None:
-        if answer.status_code in TRANSIENT and (asked := _asked_for(answer)) > LONGEST_WAIT:
-            raise WorkError(_too_long(asked, answer.status_code))
-
-    session = get_session()
-    hooks, timeout = session.event_hooks, session.timeout
-    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), refuse]}
-    session.timeout = LONGEST_ANSWER
-    try:
-        yield
-    finally:
-        session.event_hooks, session.timeout = hooks, timeout
-
-
-def _asked(what: str, ask: Callable[[], T], refused: bool = False) -> T:
-    """The answer to a request that may be repeated. 404 and the like go on to the caller, or become RefusedError where `refused`."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            return ask()
-        except WorkError:
-            raise
-        except Exception as error:  # told apart just below
-            failure = error
-        if not _is_passing(failure):
-            if isinstance(failure, HfHubHTTPError) and not refused:
-                raise failure
-            raise _refusal(failure, what) from failure
-        _wait_after(failure, attempt, what)
-    raise AssertionError("unreachable: the last attempt raises")
-
-
-def _wait_after(failure: Exception, attempt: int, what: str) -> None:
-    """Sleep before the next attempt and say so. Raises WorkError where this was the last, or the Hub asks for more than is waited."""
-    asked = _asked_for(getattr(failure, "response", None))
-    if asked > LONGEST_WAIT:
-        raise WorkError(_too_long(asked, _status(failure))) from failure
-    if attempt == ATTEMPTS:
-        raise WorkError(f"{what} failed {ATTEMPTS} times, at last with: {_said(failure)}") from failure
-    wait = min(asked or FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
-    console.talk(f"{what} failed ({_said(failure)}); trying again in {console.duration(wait)}, {attempt} of {ATTEMPTS - 1}")
-    time.sleep(wait)
-
-
-def _too_long(asked: float, status: int | None) -> str:
-    return (f"the Hub asks to wait {console.duration(asked)} (status {status}); hfxfer waits {console.duration(LONGEST_WAIT)} at most. "
-            "Nothing is lost: run the same command then")
-
-
-def _asked_for(answer: Any) -> float:
-    """Seconds that an answer asks to wait: Retry-After, or the rest of a rate limit's window; 0 where it says nothing."""
-    if answer is None:
-        return 0.0
-    after = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", answer.headers.get("Retry-After", ""))
-    window = re.search(r"\br=0\s*;\s*t=(\d+)", answer.headers.get("ratelimit", "")) if answer.status_code == 429 else None
-    return float(after[1]) if after else float(window[1]) if window else 0.0
-
-
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _is_passing(error: Exception) -> bool:
-    """True for what may be gone at the next attempt: httpx's faults, gateways' pages where JSON should be, some statuses."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
-
-    if isinstance(error, HfHubHTTPError):
-        return _status(error) in TRANSIENT
-    return isinstance(error, (HTTPError, json.JSONDecodeError, ConnectionError, TimeoutError))
-
-
-def _said(error: Exception) -> str:
-    """What happened, in a line: the Hub's own words and its status, without addresses."""
-    status = _status(error)
-    if status is not None:
-        words = getattr(error, "server_message", None) or getattr(error.response, "reason_phrase", "")
-        return f"status {status}: {words}" if words else f"status {status}"
-    return f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
-
-
-def _refusal(error: Exception, what: str) -> Exception:
-    """What becomes of an error that will come again: RefusedError where the token may not, else WorkError."""
-    if isinstance(error, (WorkError, RefusedError)):
-        return error
-    if _status(error) in (401, 403):
-        return RefusedError(f"{what} is not allowed ({_said(error)}). {LOGIN}, with a token that may write; nothing was changed")
-    return WorkError(f"{what} failed: {_said(error)}")

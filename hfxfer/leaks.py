@@ -30,7 +30,8 @@ TOKENS = {
 }
 """What → its form, as the services document it. The last one is for those that have no form of their own."""
 
-HOME = r"(?<![\w./-])/(?:home|Users)/[^\s/\"'<>|\\:,;)]{1,64}(?=[/\"'\s]|$)|(?<![\w./-])/root/[\w.-]|\b[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/)[^\s/\"'<>|\\]{1,64}"
+HOME = (r"(?<![\w./-])/(?:home|Users)/[^\s/\"'<>|\\:,;)]{1,64}(?=[/\"'\s]|$)|(?<![\w./-])/root/[\w.-]|"
+        r"\b[A-Za-z]:(?:\\{1,2}|/)Users(?:\\{1,2}|/)[^\s/\"'<>|\\]{1,64}")
 EMAIL = r"(?<![\w.+%-])[A-Za-z0-9][\w.+%-]{0,63}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){0,4}\.[A-Za-z]{2,24}(?![\w@-])"
 NO_EMAIL = re.compile(r"(?i)^git@|@(?:[\w-]+\.)*example\.(?:com|org|net)$|\.(?:png|jpe?g|gif|webp|svg|py|json|md|txt)$")
 """The user of a Git address, the names kept for examples (RFC 2606), and files such as photo@2x.png."""

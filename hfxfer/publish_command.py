@@ -36,7 +36,8 @@ def push(positional: list[str], flags: dict[str, Any]) -> int | None:
     console.fact(done.address)
     console.emit({"model_id": done.model_id, "address": done.address, "revision": done.revision, "commit": done.commit, "sent": list(done.sent),
                   "deleted": list(done.deleted), "verified": list(done.verified)})
-    console.talk(f"next: hfxfer predict {shlex.quote(done.model_id)} INPUT" + (f" --revision {shlex.quote(done.revision)}" if done.revision != "main" else ""))
+    branch = f" --revision {shlex.quote(done.revision)}" if done.revision != "main" else ""
+    console.talk(f"next: hfxfer predict {shlex.quote(done.model_id)} INPUT{branch}")
 
 
 def continuing(source: str, flags: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import RunError
 from hfxfer.optional import require
 from hfxfer.run import Run, write_text
+from hfxfer.values import shown
 
 NEVER = ("training_args.bin", "trainer_state.json", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*")
 """What resuming needs and nobody who loads the model: training_args.bin holds the token of whoever trained it."""
@@ -183,15 +184,15 @@ def prove(run: Run) -> tuple[str, ...]:
     answers = {"transformers": _by_transformers(run, task, recipe.trust_remote_code)}
     if config.get("model_type") == "timm_wrapper":
         answers["timm"] = _by_timm(run, config)
-    first = answers["transformers"]
+    first, named = answers["transformers"], run.scores()["labels"]
     for library, (logits, labels) in answers.items():
         if not logits.isfinite().all():
             raise RunError(f"{run.model_dir} gives answers that are no numbers in {library}. Train the Run again")
         if logits.shape != first[0].shape or not logits.allclose(first[0], rtol=TOLERANCE, atol=TOLERANCE):
             apart = f"by {(logits - first[0]).abs().max():.2g}" if logits.shape == first[0].shape else f"in shape: {tuple(logits.shape)}"
             raise RunError(f"{run.model_dir} gives other logits in {library} than in transformers: they differ {apart}. Train the Run again")
-        if labels != first[1]:
-            raise RunError(f"{run.model_dir} has other label names in {library} than in transformers. Train the Run again")
+        if named and logits.ndim == 2 and labels != named:  # one answer a row: tags of words have scores by kind of entity
+            raise RunError(f"{run.model_dir} has labels in {library} other than those of scores.json: {shown(labels)}. Train the Run again")
     return tuple(answers)
 
 
@@ -207,7 +208,8 @@ def _by_transformers(run: Run, task: Any, trust: bool) -> tuple[Any, list[str]]:
         processor = getattr(transformers, task.auto_processor).from_pretrained(folder, trust_remote_code=trust)
         if info["missing_keys"]:
             raise RunError(f"model.safetensors lacks {', '.join(sorted(info['missing_keys'])[:leaks.MAX_SHOWN])}")
-        inputs = processor(_picture(run, _channels(model.config)) if task.auto_processor == "AutoImageProcessor" else _sentence(run), return_tensors="pt")
+        given = _picture(run, _channels(model.config)) if task.auto_processor == "AutoImageProcessor" else _sentence(run)
+        inputs = processor(given, return_tensors="pt")
         with torch.inference_mode():
             logits = model.eval()(**inputs).logits.float()
     return logits, [str(name) for _, name in sorted((int(index), name) for index, name in model.config.id2label.items())]
@@ -238,7 +240,8 @@ class _explained:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, Exception):
-            raise RunError(f"{self.run.model_dir} does not load in {self.library}: {error}. Train the Run again") from error
+            said = str(error).strip().split("\n")[0].rstrip(".:") or type(error).__name__
+            raise RunError(f"{self.run.model_dir} does not load in {self.library}: {said}. Train the Run again") from error
 
 
 def _example(run: Run) -> dict[str, Any]:

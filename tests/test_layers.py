@@ -22,7 +22,7 @@ LAYERS = (
     "leaks", "licences", "card._text", "card._facts", "card._usage", "card._results", "card._training", "card._metadata", "card._merge", "card.rules", "card",
     "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "calibration", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training", "rungs", "climbing",
-    "quickstart", "publishing", "hub",
+    "quickstart", "publishing", "network", "hub",
     "__init__", "flags", "reporting", "publish_command", "cli", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

@@ -1,0 +1,128 @@
+"""network: how long hfxfer waits for the Hub, how often it asks again, and what becomes of the client's errors.
+
+Facts about the client that this rests on (huggingface_hub 2.4): commits, whoami, create_repo and validate-yaml are not repeated and have
+no time-out; a Retry-After is slept in full, an hour too; faults of the network surface as httpx's own exceptions.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from hfxfer import console
+from hfxfer.errors import HfxferError, RefusedError, WorkError
+
+T = TypeVar("T")
+
+ATTEMPTS = 6
+FIRST_WAIT = 1.0
+"""Seconds after the first failure; twice as long after each further one."""
+
+LONGEST_WAIT = 60.0
+"""Seconds between two attempts at most. Where the Hub asks for more, hfxfer says so and ends."""
+
+LONGEST_ANSWER = 300.0
+"""Seconds without a byte after which a connection counts as dropped; the client itself would wait without end."""
+
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+
+LOGIN = "Log in with: hf auth login (or set HF_TOKEN)"
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """The client's connection with an end to its waiting: for an answer, and for what a Retry-After asks for.
+
+    huggingface_hub 2.4 sets no time-out for commits and sleeps a Retry-After in full, an hour too.
+    """
+    from huggingface_hub.utils import get_session
+
+    def refuse(answer: Any) -> None:
+        if answer.status_code in TRANSIENT and (wanted := _asked_for(answer)) > LONGEST_WAIT:
+            raise WorkError(_too_long(wanted, answer.status_code))
+
+    session = get_session()
+    hooks, timeout = session.event_hooks, session.timeout
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), refuse]}
+    session.timeout = LONGEST_ANSWER
+    try:
+        yield
+    finally:
+        session.event_hooks, session.timeout = hooks, timeout
+
+
+def asked(what: str, ask: Callable[[], T], *expected: type[Exception]) -> T:
+    """The answer to a request that may be repeated. `expected` errors go on to the caller; others become RefusedError or WorkError."""
+    for attempt in itertools.count(1):
+        try:
+            return ask()
+        except Exception as error:  # told apart just below
+            failure = error
+        if not is_passing(failure):
+            if isinstance(failure, (*expected, HfxferError)):
+                raise failure
+            raise refusal(failure, what) from failure
+        wait_after(failure, attempt, what)
+    raise AssertionError("unreachable: wait_after raises after the last attempt")
+
+
+def wait_after(failure: Exception, attempt: int, what: str) -> None:
+    """Sleep before the next attempt and say so. Raises WorkError where this was the last, or the Hub asks for more than is waited."""
+    wanted = _asked_for(getattr(failure, "response", None))
+    if wanted > LONGEST_WAIT:
+        raise WorkError(_too_long(wanted, status_of(failure))) from failure
+    if attempt == ATTEMPTS:
+        raise WorkError(f"{what} failed {ATTEMPTS} times, at last with: {said(failure)}") from failure
+    wait = min(wanted or FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
+    console.talk(f"{what} failed ({said(failure)}); trying again in {console.duration(wait)}, {attempt} of {ATTEMPTS - 1}")
+    time.sleep(wait)
+
+
+def _too_long(wanted: float, status: int | None) -> str:
+    return (f"the Hub asks to wait {console.duration(wanted)} (status {status}); hfxfer waits {console.duration(LONGEST_WAIT)} at most. "
+            "Nothing is lost: run the same command then")
+
+
+def _asked_for(answer: Any) -> float:
+    """Seconds that an answer asks to wait: Retry-After, or the rest of a rate limit's window; 0 where it says nothing."""
+    if answer is None:
+        return 0.0
+    after = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", answer.headers.get("Retry-After", ""))
+    window = re.search(r"\br=0\s*;\s*t=(\d+)", answer.headers.get("ratelimit", "")) if answer.status_code == 429 else None
+    return float(after[1]) if after else float(window[1]) if window else 0.0
+
+
+def status_of(error: Exception) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def is_passing(error: Exception) -> bool:
+    """True for what may be gone at the next attempt: httpx's faults, gateways' pages where JSON should be, some statuses."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    if isinstance(error, HfHubHTTPError):
+        return status_of(error) in TRANSIENT
+    return isinstance(error, (HTTPError, json.JSONDecodeError, ConnectionError, TimeoutError))
+
+
+def said(error: Exception) -> str:
+    """What happened, in a line: the Hub's own words and its status, without addresses."""
+    status = status_of(error)
+    if status is not None:
+        words = getattr(error, "server_message", None) or getattr(error.response, "reason_phrase", "")
+        return f"status {status}: {words}" if words else f"status {status}"
+    return f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
+
+
+def refusal(error: Exception, what: str) -> Exception:
+    """What becomes of an error that will come again: RefusedError where the token may not, else WorkError."""
+    if isinstance(error, HfxferError):
+        return error
+    if status_of(error) in (401, 403):
+        return RefusedError(f"{what} is not allowed ({said(error)}). {LOGIN}, with a token that may write; nothing was changed")
+    return WorkError(f"{what} failed: {said(error)}")
