@@ -185,7 +185,7 @@ def _can_be_calibrated(predictor: Predictor, validation: Split) -> bool:
     with torch.no_grad():
         for tensor, value in zip(_tensors(predictor.model), kept):
             tensor.copy_(value)
-    if kept and np.allclose(2 * halved, before, rtol=1e-3, atol=1e-4, equal_nan=True):
+    if kept and np.allclose(2 * halved, before, rtol=0, atol=1e-3 * np.nanmax(np.abs(before)), equal_nan=True):
         return True
     console.hint(f"the probabilities are not calibrated: the logits of {type(predictor.model).__name__} do not follow the weights of its last layer. "
                  "Silence this with --calibrate false")
