@@ -85,6 +85,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[[Plan], 
 
     token = _token(hub_model_id)
     packed = publishing.pack(run, model_id=hub_model_id, license=license, allow=allow, secrets=[token])
+    if packed.left_out:
+        console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
     api = HfApi()
     with patient():
         _check_account(api, hub_model_id)

@@ -26,7 +26,7 @@ def push(positional: list[str], flags: dict[str, Any]) -> int | None:
     from hfxfer import hub
 
     try:
-        done = hub.push(source, **settings, allow=allow, confirm=lambda plan: _confirm(plan, flags.get("yes", False), same))
+        done = hub.push(source, **settings, allow=allow, confirm=lambda plan: confirm(plan, flags.get("yes", False), same))
     except RefusedError:
         raise
     except (Exception, KeyboardInterrupt) as error:
@@ -47,7 +47,7 @@ def continuing(source: str, flags: dict[str, Any]) -> str:
     return " ".join([*words, *(f"--{name}" for name in SWITCHES if flags.get(name))])
 
 
-def _confirm(plan: Any, yes: bool, same: str) -> None:
+def confirm(plan: Any, yes: bool, same: str) -> None:
     """Show what a push would do, and ask. Raises RefusedError where the answer is no, or nobody can give one."""
     for line in shown(plan):
         console.talk(line)

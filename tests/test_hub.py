@@ -243,6 +243,38 @@ def test_where_nobody_can_answer_nothing_is_sent(hub, hfxfer, run, push):
     assert not [request for request in hub.asked() if request.method != "GET" and "validate" not in request.path]
 
 
+@pytest.mark.parametrize("answer, refused", [("y", False), ("YES", False), ("n", True), ("", True)])
+def test_a_terminal_is_asked(monkeypatch, capsys, answer, refused):
+    from hfxfer.errors import RefusedError
+    from hfxfer.hub import Plan
+
+    plan = Plan("me/x", Path("model"), "v2", "0123456789", True, True, {"a.json": 1200, "b.json": 5, "c.json": 1}, ("a.json",), ("b.json",), ("d.json",),
+                ("notes.md",), ("transformers",), ("Who?",))
+    ours, theirs = os.openpty()
+    os.write(ours, answer.encode() + b"\n")
+    with open(theirs) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        if refused:
+            with pytest.raises(RefusedError, match="^not pushed: the answer was not yes. Nothing was sent$"):
+                publish_command.confirm(plan, False, "the command")
+        else:
+            publish_command.confirm(plan, False, "the command")
+    os.close(ours)
+    assert capsys.readouterr().err.split("\n") == [
+        "me/x, private, branch v2 (new), on top of 0123456:", "  new          1.2 kB  a.json", "  changed         5 B  b.json",
+        "  deleted              d.json", "  stays                notes.md: not hfxfer's", "  2 of 3 files to send, 1.2 kB; 1 unchanged",
+        "to answer in the card: Who?", "push to me/x? [y/N]", ""]
+
+
+def test_an_interrupted_push_ends_with_the_command_that_goes_on(hub, hfxfer, push):
+    hub.fail("*/commit/main", "slow", seconds=3.0)
+    pid, finished = hfxfer.fork(*push.command)
+    hub.wait_for("*/commit/main", "POST")
+    os.kill(pid, signal.SIGINT)
+    done = finished()
+    assert done.code == 130 and done.talk.endswith(f"\ninterrupted\n{push.again}\n")
+
+
 def test_sizes_are_shown_as_the_hub_shows_them():
     assert [publish_command.size(each) for each in (0, 999, 1000, 1_250_000, 999_960, 3 * 10**12)] == [
         "0 B", "999 B", "1.0 kB", "1.2 MB", "1.0 MB", "3.0 TB"]
@@ -384,6 +416,27 @@ def test_a_token_that_is_demoted_meanwhile(hub, push):
     assert done.code == 2 and error_of(done) == (
         f"sending to {push.id} is not allowed (status 403: you must use a write token to upload to a repository). "
         "Log in with: hf auth login (or set HF_TOKEN), with a token that may write; nothing was changed")
+
+
+def test_a_licence_that_was_once_given_stays_given(hub, hfxfer, push):
+    assert push().code == 0
+    again = hfxfer(*[each for each in push.command if each not in ("--license", "mit")])
+    assert again.code == 0 and f"nothing to send: it is all there in commit {hub.repo(push.id).head}\n" in again.out
+
+
+def test_a_login_of_the_client_is_used_where_the_environment_has_no_token(hub, hfxfer, push):
+    stored = hfxfer.folder / "home" / "token"
+    stored.parent.mkdir(exist_ok=True)
+    stored.write_text(hfxfer.writer)
+    done = push(token=None)
+    stored.unlink()
+    assert done.code == 0 and hub.leaks(hfxfer.writer) == []
+
+
+def test_a_hidden_file_is_left_out(hub, run, push):
+    (run / "model" / ".README.md.123").write_text("half")
+    done = push()
+    assert done.code == 0 and ".README.md.123" not in published(hub, push.id) and "hint: not sent, as hidden files are: .README.md.123\n" in done.talk
 
 
 def test_a_killed_push_is_finished_by_the_same_command(hub, hfxfer, run, push):
