@@ -189,13 +189,32 @@ def noisy_texts(num_rows, draw):
         yield {"text": " ".join(words[index] for index in chosen), "label": "up" if value > 0 else "down"}
 
 
-def test_calibration_lowers_the_error_of_a_model_that_knows_its_rows_by_heart(place):
+@pytest.fixture(scope="module")
+def by_heart(place):
     draw = np.random.default_rng(0)
     for split, num_rows in (("train", 60), ("validation", 150), ("test", 300)):
         write_jsonl(place / "noisy" / f"{split}.jsonl", list(noisy_texts(num_rows, draw)))
-    run = hfxfer.train(model=str(place / "bert"), data=str(place / "noisy"), output_dir=str(place / "over-fitted"), num_train_epochs=20, plan="none",
-                       learning_rate=3e-3, method="full", per_device_train_batch_size=20, eval_strategy="no", save_strategy="no")
-    assert temperature_of(run) > 1.2 and scores(run)["ece"] < 0.7 * scores(run)["ece_uncalibrated"]
+    return hfxfer.train(model=str(place / "bert"), data=str(place / "noisy"), output_dir=str(place / "by-heart"), num_train_epochs=20, plan="none",
+                        learning_rate=3e-3, method="full", per_device_train_batch_size=20, eval_strategy="no", save_strategy="no")
+
+
+def test_calibration_lowers_the_error_of_a_model_that_knows_its_rows_by_heart(by_heart):
+    assert temperature_of(by_heart) > 1.2 and scores(by_heart)["ece"] < 0.7 * scores(by_heart)["ece_uncalibrated"]
+
+
+def test_the_adapter_alone_gives_the_calibrated_logits_too(place, by_heart):
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    run = hfxfer.train(model=str(by_heart.model_dir), data=str(place / "noisy"), output_dir=str(place / "adapter"), num_train_epochs=4, plan="none",
+                       learning_rate=1e-2, method="lora", keep_adapter=True, per_device_train_batch_size=20, eval_strategy="no", save_strategy="no")
+    merged, base = (AutoModelForSequenceClassification.from_pretrained(each.model_dir) for each in (run, by_heart))
+    tokens = torch.randint(5, 30, (4, 9), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = merged.eval()(input_ids=tokens).logits
+        found = PeftModel.from_pretrained(base, run.model_dir / "adapter").eval()(input_ids=tokens).logits
+    assert temperature_of(run) > 1.2 and torch.allclose(found, expected, atol=1e-5)
+    assert merged.config.hfxfer_temperature == temperature_of(run) != base.config.hfxfer_temperature
 
 
 def test_without_calibration_the_weights_are_those_of_training(run, plain_run):
