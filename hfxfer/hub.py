@@ -249,8 +249,7 @@ def _committed(api: Any, plan: Plan, head: str, message: str) -> str:
         except Exception as error:  # whatever the client, httpx or Xet raise: told apart just below
             # The client wraps what befell one of several uploads.
             failure = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, Exception) else error
-        passing = is_passing(failure) or type(failure) is RuntimeError  # hf_xet's own
-        if not passing and status_of(failure) != 412:
+        if not is_passing(failure) and status_of(failure) != 412:
             raise refusal(failure, f"sending to {plan.model_id}") from failure
         now, theirs = _remote(api, plan.model_id, plan.revision)
         if now != head and _holds(plan, theirs):

@@ -102,12 +102,15 @@ def status_of(error: Exception) -> int | None:
 
 
 def is_passing(error: Exception) -> bool:
-    """True for what may be gone at the next attempt: httpx's faults, gateways' pages where JSON should be, some statuses."""
+    """True for what may be gone at the next attempt: httpx's faults, gateways' pages where JSON should be, some statuses.
+
+    Not for the ConnectionError of hf_xet, which has by then tried again itself, for up to 6 minutes (hf_xet 1.8).
+    """
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in TRANSIENT
-    return isinstance(error, (HTTPError, json.JSONDecodeError, ConnectionError, TimeoutError))
+    return isinstance(error, (HTTPError, json.JSONDecodeError))
 
 
 def said(error: Exception) -> str:
