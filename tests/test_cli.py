@@ -193,9 +193,11 @@ def test_all_faults_of_flags_and_settings_come_at_once():
 
 
 @pytest.mark.parametrize(("argv", "words"), [
-    (["trian"], "unknown command 'trian'; allowed: train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart. Did you mean train?"),
+    (["trian"], "unknown command 'trian'; allowed: train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart. "
+                "Did you mean train?"),
     (["help", "zzz"], "unknown command 'zzz'; allowed: train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart."),
-    (["--seed", "1"], "--seed stands before the command: hfxfer COMMAND … with one of train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart"),
+    (["--seed", "1"], "--seed stands before the command: hfxfer COMMAND … with one of "
+                      "train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart"),
     (["tasks", "x"], "tasks takes flags only, got x"),
     (["doctor", "x"], "doctor takes flags only, got x"),
     (["quickstart", "x"], "quickstart takes flags only, got x"),
