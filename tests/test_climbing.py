@@ -87,6 +87,12 @@ def test_it_climbs_as_long_as_a_rung_is_a_gain_and_keeps_the_last_that_was(run):
     assert report["reason"].startswith("lora ") and ": stopping here, lp-ft is chosen: it trains " in report["reason"]
 
 
+def test_the_chosen_rung_is_calibrated_on_validation(run):
+    temperature = run.history()[-1]["temperature"]
+    assert hfxfer.load(run).predictor.problem.temperature == temperature
+    assert {"ece", "ece_uncalibrated"} <= {score["metric"] for score in run.scores()["scores"]}
+
+
 def test_the_report_holds_every_number(run):
     report = report_of(run)
     assert set(report) == {"version", "settings", "budget", "fingerprint", "metric", "validation_rows", "rungs", "passed_over", "chosen", "reason", "test"}
