@@ -78,15 +78,17 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     outputs for support vector machines", section 2.2), after Laplace's rule: of N rows, all right, no more than a confidence of
     (N + 1) / (N + 2) can be concluded. 1 / (N + 2) of each row's target goes to the strongest other class; of several labels a row,
     1 becomes (P + 1) / (P + 2) and 0 becomes 1 / (Q + 2), with P entries that are 1 and Q that are 0. The gain counts where it is above
-    one nat in all, what a parameter that says nothing must bring (Akaike's criterion).
+    one nat in all, what a parameter that says nothing must bring (Akaike's criterion), and where the rows as they are gain, too: the
+    softened targets alone would take confidence from a model that has made no error.
     """
     from scipy.optimize import brentq
 
-    slope, loss = (_binary if targets.ndim == 2 else _multinomial)(logits, targets)
+    losses = _binary if targets.ndim == 2 else _multinomial
+    (slope, loss), (_, plain) = losses(logits, targets, True), losses(logits, targets, False)
     # The loss is convex in the inverse temperature, so its slope has one root at most.
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     inverse = low if slope(low) >= 0 else high if slope(high) <= 0 else brentq(slope, low, high, xtol=1e-9, rtol=1e-9)
-    return 1 / inverse if loss(1.0) - loss(inverse) > 1 else 1.0
+    return 1 / inverse if loss(1.0) - loss(inverse) > 1 and plain(inverse) < plain(1.0) else 1.0
 
 
 def best_threshold(probabilities: np.ndarray, targets: np.ndarray) -> float:
@@ -113,12 +115,12 @@ def half_width(residuals: np.ndarray) -> float | None:
     return float(np.sort(np.abs(residuals))[place - 1]) if place <= len(residuals) else None
 
 
-def _multinomial(logits: np.ndarray, targets: np.ndarray) -> tuple[Callable[[float], float], Callable[[float], float]]:
+def _multinomial(logits: np.ndarray, targets: np.ndarray, softened: bool) -> tuple[Callable[[float], float], Callable[[float], float]]:
     """Slope and value of the summed loss as functions of the inverse temperature."""
-    rows, share = np.arange(len(targets)), 1 / (len(targets) + 2)
+    rows, share = np.arange(len(targets)), 1 / (len(targets) + 2) if softened else 0.0
     others = logits.astype(np.float64)
     others[rows, targets] = -np.inf
-    wanted = (1 - share) * logits[rows, targets].astype(np.float64) + share * others.max(1)
+    wanted = (1 - share) * logits[rows, targets].astype(np.float64) + (share * others.max(1) if softened else 0.0)
     blocks = _slices(logits)
 
     def slope(inverse: float) -> float:
@@ -139,12 +141,12 @@ def _multinomial(logits: np.ndarray, targets: np.ndarray) -> tuple[Callable[[flo
     return slope, loss
 
 
-def _binary(logits: np.ndarray, targets: np.ndarray) -> tuple[Callable[[float], float], Callable[[float], float]]:
+def _binary(logits: np.ndarray, targets: np.ndarray, softened: bool) -> tuple[Callable[[float], float], Callable[[float], float]]:
     """The same of a binary loss for each entry."""
     from scipy.special import expit
 
     ones = int(targets.sum())
-    high, low = (ones + 1) / (ones + 2), 1 / (targets.size - ones + 2)
+    high, low = ((ones + 1) / (ones + 2), 1 / (targets.size - ones + 2)) if softened else (1.0, 0.0)
     blocks = [(logits[rows].astype(np.float64), np.where(targets[rows], high, low)) for rows in _slices(logits)]
 
     def slope(inverse: float) -> float:

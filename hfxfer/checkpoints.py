@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hfxfer.console import hint
 from hfxfer.errors import DependencyError, ModelError
 from hfxfer.optional import require
 
@@ -48,6 +49,27 @@ def _download_config(source: str, revision: str | None) -> str:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot load {source}: it is no local folder, and the Hub gave no config.json for it ({reason}). "
                          "Check the name, the network, and for a private model: hf auth login") from error
+
+
+def card_metadata(source: str, revision: str | None) -> dict[str, Any]:
+    """What the checkpoint's card says at its top; empty where there is no card, or where it cannot be had or read, which is told."""
+    import yaml
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.repocard import metadata_load
+
+    path = Path(source) / "README.md"
+    try:
+        if not Path(source).is_dir():
+            path = Path(hf_hub_download(source, "README.md", revision=revision))
+        return (metadata_load(path) or {}) if path.is_file() else {}
+    except EntryNotFoundError:  # Also what a cache without it raises when there is no network.
+        return {}
+    except (ValueError, yaml.YAMLError) as error:
+        hint(f"the metadata of {source}'s card are broken ({type(error).__name__}), so its licence is not known here")
+    except Exception as error:  # the client raises raw network errors of several libraries
+        hint(f"the card of {source} could not be fetched ({type(error).__name__}), so its licence is not known here")
+    return {}
 
 
 def is_timm_config(config: dict[str, Any]) -> bool:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console, dropout
-from hfxfer.checkpoints import check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
+from hfxfer import console, dropout, licences
+from hfxfer.checkpoints import card_metadata, check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
@@ -52,6 +52,7 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
         else:
             config = checkpoint_config(recipe.model, recipe.revision)
             loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
+            loaded.base.update(licences.declared(card_metadata(recipe.model, recipe.revision)))
     for name in FOUND:
         # Of the training before.
         loaded.model.config.__dict__.pop(f"hfxfer_{name}", None)

@@ -34,8 +34,7 @@ REFUSED = {
     "label_names": "hfxfer owns it: name the column that holds the target, with --columns label=COLUMN",
     "resume_from_checkpoint": "use --resume, which finds the last complete checkpoint of --output_dir",
     "overwrite_output_dir": "use --overwrite, which replaces the run that is in --output_dir",
-    "push_to_hub": "it would publish optimizer state and training_args.bin; when the run is done, "
-    "upload its model/ folder: hf upload NAME/REPO RUN/model",
+    "push_to_hub": "it would publish optimizer state and training_args.bin; when the run is done: hfxfer push RUN --hub_model_id NAME/REPO",
     "parallelism_config": "it is an object, which a recipe cannot hold: use hfxfer.TransferTrainer in a script",
 }
 

@@ -39,6 +39,11 @@ def test_rows_that_are_all_right_establish_no_more_than_their_number_does():
         assert fit_temperature(*two_classes(num_rows, 0, margin)) == pytest.approx(margin / math.log(num_rows + 1), rel=1e-6)
 
 
+def test_a_model_without_an_error_keeps_its_confidence():
+    """30 rows, all right with a margin of 12: softened targets alone would divide it by 12 / log(31) = 3.5."""
+    assert fit_temperature(*two_classes(30, 0, 12.0)) == 1.0
+
+
 def test_the_temperature_stays_within_its_bounds():
     assert fit_temperature(*two_classes(50, 50, 300.0)) == 20.0
     assert fit_temperature(*two_classes(1000, 0, 0.01)) == pytest.approx(0.05)

@@ -40,6 +40,18 @@ def test_a_head_for_the_same_labels_is_kept_and_one_for_others_is_not(tmp_path):
     assert not torch.equal(same.model.timm_model.fc.weight, other.model.timm_model.fc.weight)
 
 
+@pytest.mark.parametrize(("metadata", "expected"), [
+    ("license: Apache-2.0\nlicense_link: https://example.org/L", {"license": "apache-2.0", "license_link": "https://example.org/L"}),
+    ("language: en", {}), ("license: [", {})])
+def test_the_licence_of_the_checkpoint_is_what_its_card_says(tmp_path, capsys, metadata, expected):
+    folder = timm_checkpoint(tmp_path / "net")
+    assert "license" not in models.load(IMAGE, recipe(folder), THREE).base
+    (folder / "README.md").write_text(f"---\n{metadata}\n---\n# A network\n", encoding="utf-8")
+    base = models.load(IMAGE, recipe(folder), THREE).base
+    assert {name: value for name, value in base.items() if name.startswith("license")} == expected
+    assert ("card are broken" in capsys.readouterr().err) == metadata.endswith("[")
+
+
 def test_the_new_head_is_a_function_of_the_seed(tmp_path):
     folder = bert_checkpoint(tmp_path / "bert")
     first, again, other = (models.load(TEXT, recipe(folder, seed=seed), THREE).model.classifier.weight for seed in (1, 1, 2))

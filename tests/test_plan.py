@@ -192,4 +192,4 @@ def test_texts_are_probed_by_their_lengths(tmp_path, monkeypatch):
 
 
 def test_the_usual_batch_grows_with_the_rows():
-    assert [plan.usual_batch(rows) for rows in (1, 100, 300, 640, 10_000)] == [8, 8, 16, 32, 32]
+    assert [plan.usual_batch(rows) for rows in (1, 100, 300, 3257, 8000, 10_000)] == [8, 8, 16, 16, 16, 32]

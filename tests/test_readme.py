@@ -149,6 +149,8 @@ def run_command(words: list[str], reader: Path, capsys) -> None:
         return
     if words[0] == "torchrun":
         out = launched(["torch.distributed.run", *words[1:]], reader)
+    elif words[:2] == ["hfxfer", "push"]:
+        out = pushed(words[1:], reader)
     else:
         assert words[0] == "hfxfer", f"README.md has a command that this test does not know: {words[0]}"
         from hfxfer import cli, console
@@ -167,8 +169,19 @@ def run_command(words: list[str], reader: Path, capsys) -> None:
         assert [row["place"] for row in bad] == ["cat/broken.jpg"]
 
 
-def launched(words: list[str], reader: Path) -> str:
-    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+def pushed(words: list[str], reader: Path) -> str:
+    """A push to a Hub of the test's own; the question is answered with --yes, as nobody sits here."""
+    from hub_server import HubServer
+
+    with HubServer(reader / "hub") as hub:
+        hub.add_user("me")
+        out = launched(["hfxfer", *words, "--yes"], reader, hub.environment(reader / "home", hub.token("me", "write")))
+        assert len(hub.repo(words[words.index("--hub_model_id") + 1]).pushes) == 1
+    return out
+
+
+def launched(words: list[str], reader: Path, environment: dict[str, str] | None = None) -> str:
+    env = {**(environment or os.environ), "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-m", *words], cwd=reader, env=env, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout
