@@ -84,11 +84,14 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     from scipy.optimize import brentq
 
     losses = _binary if targets.ndim == 2 else _multinomial
-    (slope, loss), (_, plain) = losses(logits, targets, True), losses(logits, targets, False)
+    slope, loss = losses(logits, targets, True)
     # The loss is convex in the inverse temperature, so its slope has one root at most.
     low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
     inverse = low if slope(low) >= 0 else high if slope(high) <= 0 else brentq(slope, low, high, xtol=1e-9, rtol=1e-9)
-    return 1 / inverse if loss(1.0) - loss(inverse) > 1 and plain(inverse) < plain(1.0) else 1.0
+    if loss(1.0) - loss(inverse) <= 1:
+        return 1.0
+    _, plain = losses(logits, targets, False)
+    return 1 / inverse if plain(inverse) < plain(1.0) else 1.0
 
 
 def best_threshold(probabilities: np.ndarray, targets: np.ndarray) -> float:

@@ -13,11 +13,10 @@ from typing import Any
 
 from hfxfer import console, machine
 from hfxfer.errors import EXIT_DONE, WorkError, RecipeError, RefusedError
-from hfxfer.flags import Command, Flag, help_lines, parse
+from hfxfer.flags import FORMAT, Command, Flag, help_lines, parse
 from hfxfer.publish_command import PUSH
 from hfxfer.reporting import report
 
-FORMAT = Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))
 COLUMNS = Flag("values", "which column holds what: ROLE=COLUMN …")
 PRECISION = Flag("value", "fp32 (default), bf16 or fp16", ("fp32", "bf16", "fp16"))
 BATCH = Flag("value", "rows in a batch")

@@ -27,6 +27,10 @@ class Flag:
     allowed: tuple[str, ...] = ()
 
 
+FORMAT = Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))
+"""Of every command that has an answer."""
+
+
 @dataclass(frozen=True)
 class Command:
     """One command: what it takes, what it says of itself, and the function that does it."""

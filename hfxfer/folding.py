@@ -7,6 +7,7 @@ rounding, which is checked on real pixels before it is used. (Jacob et al. 2018,
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,17 +32,15 @@ def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
         model.eval()
         try:
             with torch.no_grad():
-                found = _candidates(model)
-                if found:
-                    found, expected = _seen(found, logits)
-                    with folded(model, tuple(found)):
+                known, expected = _seen(*_candidates(model), logits)
+                if known:
+                    with folded(model, known):
                         difference = float((logits() - expected).abs().max())
                     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-                        found = {}
+                        known = ()
         finally:
             for module, mode in modes:
                 module.training = mode
-        known = tuple(found)
         model._hfxfer_pairs = (modules, known)
     return known
 
@@ -67,15 +66,14 @@ def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
                 del module.forward
 
 
-def _candidates(model: Any) -> dict[Pair, tuple[Any, Any]]:
-    """Plain convolutions and norms that could belong together."""
-    from timm.layers import BatchNormAct2d, Conv2dSame
-
+def _candidates(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Plain convolutions and plain norms, by name; which belong together is to be seen."""
+    # Where nobody has imported timm, no module is timm's, and importing it takes seconds.
+    timm = sys.modules.get("timm.layers")
+    kinds = (torch.nn.Conv2d, *((timm.Conv2dSame,) if timm else ())), (torch.nn.BatchNorm2d, *((timm.BatchNormAct2d,) if timm else ()))
     free = {name: module for name, module in model.named_modules() if _is_free(module)}
-    convolutions = {name: module for name, module in free.items() if type(module) in (torch.nn.Conv2d, Conv2dSame)}
-    norms = {name: module for name, module in free.items() if type(module) in (torch.nn.BatchNorm2d, BatchNormAct2d) and module.track_running_stats}
-    return {(first, second): (convolution, norm) for first, convolution in convolutions.items() for second, norm in norms.items()
-            if convolution.out_channels == norm.num_features}
+    convolutions, norms = ({name: module for name, module in free.items() if type(module) in kind} for kind in kinds)
+    return convolutions, {name: norm for name, norm in norms.items() if norm.track_running_stats}
 
 
 def _is_free(module: Any) -> bool:
@@ -83,19 +81,21 @@ def _is_free(module: Any) -> bool:
     return not (module._forward_hooks or module._forward_pre_hooks or hasattr(module, "parametrizations") or "forward" in module.__dict__)
 
 
-def _seen(candidates: dict[Pair, tuple[Any, Any]], logits: Callable[[], torch.Tensor]) -> tuple[dict[Pair, Any], torch.Tensor]:
-    """Those that were run once each, one right behind the other, and the logits."""
+def _seen(convolutions: dict[str, Any], norms: dict[str, Any], logits: Callable[[], torch.Tensor]) -> tuple[tuple[Pair, ...], Any]:
+    """The pairs that were run once each, one right behind the other, and the logits; the model is not run where there can be none."""
+    if not convolutions or not norms:
+        return (), None
     gave: dict[int, str] = {}
     kept, entered, calls = [], [], []
     handles = []
-    for name, module in {first: convolution for (first, _), (convolution, _) in candidates.items()}.items():
+    for name, module in convolutions.items():
         def leave(_module: Any, _inputs: Any, output: Any, name: str = name) -> None:
             kept.append(output)  # So that no other tensor gets its id.
             gave[id(output)] = name
             calls.append(name)
 
         handles.append(module.register_forward_hook(leave))
-    for name, module in {second: norm for (_, second), (_, norm) in candidates.items()}.items():
+    for name, module in norms.items():
         def enter(_module: Any, inputs: Any, name: str = name) -> None:
             entered.append((gave.get(id(inputs[0]), ""), name))
             calls.append(name)
@@ -107,8 +107,7 @@ def _seen(candidates: dict[Pair, tuple[Any, Any]], logits: Callable[[], torch.Te
         for handle in handles:
             handle.remove()
     sources = [first for first, _ in entered]
-    return {pair: candidates[pair] for pair in entered
-            if pair in candidates and sources.count(pair[0]) == 1 and all(calls.count(name) == 1 for name in pair)}, expected
+    return tuple(pair for pair in entered if pair[0] and sources.count(pair[0]) == 1 and all(calls.count(name) == 1 for name in pair)), expected
 
 
 def _scaled(convolution: Any, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -13,7 +13,6 @@ from hfxfer import console, methods
 from hfxfer.batches import Items
 from hfxfer.boundary import Boundary, find
 from hfxfer.data import Split
-from hfxfer.evaluation import Predictor
 from hfxfer.features import OnFeatures, cache_key, fill
 from hfxfer.shards import FeatureStore, cache_folder
 
@@ -42,9 +41,7 @@ class CachedFeatures:
         if any(split is each and training == kind for each, kind in self.filled):
             return
         trainer = self.trainer
-        predictor = Predictor(self.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem, trainer.recipe,
-                              trainer.precision)
-        fill(self.store, self.boundary, predictor, split, training=training, autocast=trainer.autocast_smart_context_manager)
+        fill(self.store, self.boundary, trainer.predictor(self.task), split, training=training, autocast=trainer.autocast_smart_context_manager)
         self.filled.append((split, training))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfxfer import console
 from hfxfer.errors import RecipeError, RefusedError
-from hfxfer.flags import Command, Flag
+from hfxfer.flags import FORMAT, Command, Flag
 from hfxfer.reporting import report
 
 VALUES = ("hub_model_id", "revision", "commit_message", "allow", "license")
@@ -89,4 +89,4 @@ PUSH = Command("RUN --hub_model_id me/x [--yes]", "publish the model of a Run on
     "private": Flag("switch", "make a new repository private"), "revision": Flag("value", "branch to push to (main); made where it is not there"),
     "commit_message": Flag("value", "title of the commit"), "license": Flag("value", "licence of the model, such as apache-2.0"),
     "allow": Flag("value", "what the search for secrets may let through: files or kinds of findings, by comma"),
-    "format": Flag("value", "human (default) or json: stdout is one JSON object, after a failure with error and exit_code", ("human", "json"))})
+    "format": FORMAT})

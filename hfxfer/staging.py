@@ -18,7 +18,7 @@ from transformers.trainer_utils import SchedulerType
 from hfxfer import adapters, methods
 from hfxfer.batches import Items
 from hfxfer.errors import RecipeError, RunError
-from hfxfer.evaluation import Predictor, folded
+from hfxfer.evaluation import folded
 from hfxfer.frozen import on_features
 from hfxfer.methods import Stage
 from hfxfer.run import COMPLETE, is_complete
@@ -147,8 +147,7 @@ def _folded(trainer: Any) -> Any:
     args, items = trainer.args, trainer.train_dataset
     if args.n_gpu > 1 or args.torch_compile or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled or not isinstance(items, Items):
         return nullcontext()
-    return folded(Predictor(trainer.task, trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, trainer.problem,
-                            trainer.recipe, trainer.precision), items.split)
+    return folded(trainer.predictor(), items.split)
 
 
 def _arguments(given: TrainingArguments, stage: Stage, trainer: Any, checkpoint: str | None) -> TrainingArguments:

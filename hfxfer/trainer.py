@@ -92,9 +92,11 @@ class TransferTrainer(Trainer):
         """True where hfxfer's own evaluation is used: raw rows, and no compute_metrics."""
         return self.problem is not None and self.compute_metrics is None
 
-    @property
-    def precision(self) -> str:
-        return "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
+    def predictor(self, task: Task | None = None) -> Predictor:
+        """The model as it is now, in the precision of the training. task: in place of the trainer's own."""
+        precision = "bf16" if self.args.bf16 else "fp16" if self.args.fp16 else "fp32"
+        return Predictor(task or self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem, self.recipe, precision,
+                         self.compute_loss_func)
 
     def _script_recipe(self, given: dict, settings: dict[str, Any]) -> Recipe:
         args, model = given["args"], given.get("model")
@@ -267,10 +269,8 @@ class TransferTrainer(Trainer):
     def _measure(self, split: data.Split, prefix: str) -> dict[str, float]:
         if self.cached is not None:
             self.cached.fill(split)
-        predictor = Predictor(self.task, self.accelerator.unwrap_model(self.model), self.processing_class, self.problem,
-                              self.recipe, self.precision, self.compute_loss_func)
         folder = self.args.output_dir if os.path.isdir(self.args.output_dir) else None
-        outcomes, loss = evaluate_split(predictor, split, self.args.eval_batch_size, folder)
+        outcomes, loss = evaluate_split(self.predictor(), split, self.args.eval_batch_size, folder)
         if not self.is_world_process_zero():
             return {}
         scores = self.task.score(outcomes, self.problem, intervals=False, seed=self.args.seed)

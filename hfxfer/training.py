@@ -72,10 +72,10 @@ def read_rows(recipe: Recipe, source: Any) -> tuple[Task, data.Rows, float]:
     def import_libraries() -> None:
         """They take seconds: what is wrong with columns and labels is told before, and what needs them comes after."""
         nonlocal opened
+        checkpoints.check_torch_pair()
+        import_module("hfxfer.fitting")
         if task.encode_on_access:
-            checkpoints.check_torch_pair()
-        for library in ("hfxfer.fitting", "timm")[:2 if task.encode_on_access else 1]:
-            import_module(library)
+            import_module("timm")
         opened = time.monotonic()
 
     rows = data.load_rows(source, task.columns, recipe, before_rows=import_libraries)

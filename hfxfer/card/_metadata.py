@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from hfxfer import licences
-from hfxfer.card._facts import Facts, interval, number
+from hfxfer.card._facts import Facts, interval
 from hfxfer.card._text import counted
 
 HUB_METRICS = {"f1_macro": "f1", "f1_micro": "f1", "f1_weighted": "f1", "f1_samples": "f1", "precision_macro": "precision",
