@@ -83,14 +83,14 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[[Plan], 
     run = run if isinstance(run, Run) else Run(run)
     from huggingface_hub import HfApi
 
-    token = _token(hub_model_id)
+    token = token_for(hub_model_id)
     packed = publishing.pack(run, model_id=hub_model_id, license=license, allow=allow, secrets=[token])
     if packed.left_out:
         console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
     api = HfApi()
     with patient():
-        _check_account(api, hub_model_id)
-        _check_card(api, packed.card.text)
+        check_account(api, hub_model_id)
+        check_card(api, packed.card.text)
         verified = publishing.prove(run)  # after what is asked in a second: it imports each library
         plan = _plan(api, run, packed, (hub_model_id, revision, private), verified)
         if confirm is not None:
@@ -98,7 +98,7 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[[Plan], 
         return _carried_out(api, plan, commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
 
 
-def _token(model_id: str) -> str:
+def token_for(model_id: str) -> str:
     """The token at hand. Raises RefusedError where there is none, or the network is switched off, or the id is none."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.utils import HFValidationError, validate_repo_id
@@ -120,7 +120,7 @@ def _token(model_id: str) -> str:
 
 # --- what the Hub says -----------------------------------------------------------------------------------------------
 
-def _check_account(api: Any, model_id: str) -> None:
+def check_account(api: Any, model_id: str) -> None:
     """The token is known and may write in that namespace. Raises RefusedError."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -144,7 +144,7 @@ def _check_account(api: Any, model_id: str) -> None:
             raise RefusedError(f"the token {access.get('displayName', '')!r} of {name} may not write to {model_id}. {mend}")
 
 
-def _check_card(api: Any, text: str) -> None:
+def check_card(api: Any, text: str) -> None:
     """The Hub's own check of the metadata. Raises RunError with all that it says."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
