@@ -56,7 +56,8 @@ def test_two_processes_score_as_one_does(trained, place):
     for first, second in zip(one["scores"], two["scores"], strict=True):
         assert first["num_rows"] == second["num_rows"] == 21
         for key in ("value", "low", "high"):
-            assert second[key] == pytest.approx(first[key], abs=1e-6)
+            # Logits differ by up to 1e-5 between batch sizes; a row counted twice or left out would change a score by 0.01 and more.
+            assert second[key] == pytest.approx(first[key], abs=1e-4)
 
 
 def test_both_processes_hold_equal_weights_after_each_step(place):
