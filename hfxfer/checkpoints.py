@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hfxfer import fetching
 from hfxfer.console import hint
 from hfxfer.errors import DependencyError, ModelError
 from hfxfer.optional import require
 
 
-def checkpoint_config(source: str, revision: str | None) -> dict[str, Any]:
-    """The parsed config.json of a local folder or Hub id. Raises ModelError."""
-    folder = Path(source)
+def checkpoint_config(source: str, commit: str | None) -> dict[str, Any]:
+    """The parsed config.json of a local folder, or of a Hub id at a commit (`fetching.commit_of`). Raises ModelError."""
+    folder, again = Path(source), "Fetch the checkpoint again"
     if folder.is_file():
         raise ModelError(f"{source} is a weights file: say which network it belongs to with timm's full name, "
                          "such as --architecture resnet50.tv_in1k")
@@ -25,30 +26,14 @@ def checkpoint_config(source: str, revision: str | None) -> dict[str, Any]:
         if not path.is_file():
             raise ModelError(f"{source} has no config.json. A model folder holds config.json and model.safetensors")
     else:
-        path = _download_config(source, revision)
+        path, again = fetching.config_file(source, commit), f"Take what is in the cache out of it, and run the same again: hf cache rm model/{source}"
     try:
-        config = json.loads(Path(path).read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"the config.json of {source} is broken ({error}). Fetch the checkpoint again") from error
+        raise ModelError(f"the config.json of {source} is broken ({error}). {again}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"the config.json of {source} is broken (expected an object). Fetch the checkpoint again")
+        raise ModelError(f"the config.json of {source} is broken (expected an object). {again}")
     return config
-
-
-def _download_config(source: str, revision: str | None) -> str:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HFValidationError
-
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise ModelError(f"model folder {source} does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k")
-    try:
-        return hf_hub_download(source, "config.json", revision=revision)
-    except HFValidationError as error:
-        raise ModelError(f"{source!r} is neither a folder nor a Hub id: {error}") from error
-    except Exception as error:  # the client raises raw network errors of several libraries
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"cannot load {source}: it is no local folder, and the Hub gave no config.json for it ({reason}). "
-                         "Check the name, the network, and for a private model: hf auth login") from error
 
 
 def card_metadata(source: str, revision: str | None) -> dict[str, Any]:
@@ -147,10 +132,10 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class explained:
-    """Turn what transformers raises while loading into a ModelError."""
+    """Turn what transformers raises while loading into a ModelError. commit: of a Hub id."""
 
-    def __init__(self, source: str, task_name: str):
-        self.source, self.task_name = source, task_name
+    def __init__(self, source: str, task_name: str, commit: str | None = None):
+        self.source, self.task_name, self.commit = source, task_name, commit
 
     def __enter__(self) -> None:
         pass
@@ -158,7 +143,9 @@ class explained:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         if error is None or isinstance(error, (ModelError, KeyboardInterrupt, MemoryError)):
             return
-        text = str(error).strip() or type(error).__name__
+        text, of_the_hub = str(error).strip() or type(error).__name__, not Path(self.source).exists()
+        if of_the_hub and (told := fetching.reason(error, self.source, self.commit)):
+            raise told from error
         if "Unrecognized configuration class" in text or "Unrecognized processing class" in text:
             raise ModelError(f"{self.source} does not fit the task {self.task_name}: transformers has no such head for it. "
                              "Choose another checkpoint, or another --task") from error

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hfxfer import console, dropout, licences
 from hfxfer.checkpoints import card_metadata, check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
+from hfxfer.fetching import commit_of
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
@@ -50,6 +51,7 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
         if recipe.architecture:
             loaded = _from_state_dict(recipe, problem)
         else:
+            recipe = replace(recipe, revision=commit_of(recipe.model, recipe.revision))
             config = checkpoint_config(recipe.model, recipe.revision)
             loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
             loaded.base.update(licences.declared(card_metadata(recipe.model, recipe.revision)))
@@ -62,13 +64,13 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
 
 
 def load_trained(source: str, task: Task, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """A fine-tuned model as it is, and its processor: a model folder or a Hub id. Raises ModelError."""
+    """A fine-tuned model as it is, and its processor: a model folder, or a Hub id at a commit. Raises ModelError."""
     check_torch_pair()
     import torch
 
     config = checkpoint_config(source, revision)
     common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    with explained(source, task.name), quiet_libraries():
+    with explained(source, task.name, revision), quiet_libraries():
         if is_timm_config(config):
             model, info = _timm_from_pretrained(source, _timm_config(config), common)
             processor = _timm_processor(config)
@@ -116,7 +118,7 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
     import transformers
 
     common = {"revision": recipe.revision or "main", "trust_remote_code": recipe.trust_remote_code}
-    with explained(recipe.model, task.name):
+    with explained(recipe.model, task.name, recipe.revision):
         settings = transformers.AutoConfig.from_pretrained(recipe.model, **_head_settings(problem), **common)
         dropout.settle_depth(settings, recipe)
         same_head = _same_labels(config.get("id2label"), problem)
@@ -126,8 +128,7 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)
-    base = {"id": recipe.model, "revision": getattr(settings, "_commit_hash", None) or recipe.revision,
-            "source": "transformers", "architecture": type(model).__name__}
+    base = {"id": recipe.model, "revision": recipe.revision, "source": "transformers", "architecture": type(model).__name__}
     return Loaded(model, processor, base, new)
 
 
@@ -135,15 +136,14 @@ def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Lo
     if task.auto_model != "AutoModelForImageClassification":
         raise ModelError(f"{recipe.model} is an image model; task {task.name} needs a checkpoint for it")
     same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
-    with explained(recipe.model, task.name):
+    with explained(recipe.model, task.name, recipe.revision):
         settings = _timm_config(config, **_head_settings(problem))
         dropout.settle_timm(settings.model_args, settings.architecture, recipe)
         model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)
-    base = {"id": recipe.model, "revision": getattr(settings, "_commit_hash", None) or recipe.revision,
-            "source": "timm", "architecture": config.get("architecture")}
+    base = {"id": recipe.model, "revision": recipe.revision, "source": "timm", "architecture": config.get("architecture")}
     return Loaded(model, _timm_processor(config), base, new)
 
 
@@ -330,8 +330,6 @@ def _settle_padding(model: Any, tokenizer: Any, task: Task) -> None:
 
 def settle_lengths(recipe: Recipe, processor: Any, model_config: Any) -> Recipe:
     """`max_length` as a number, where the processor is a tokenizer."""
-    from dataclasses import replace
-
     if not hasattr(processor, "model_max_length"):
         return recipe
     from hfxfer.tasks._text import maximal_length

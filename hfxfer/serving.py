@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hfxfer import checkpoints, data, inputs, machine, models, tasks
+from hfxfer import checkpoints, data, fetching, inputs, machine, models, tasks
 from hfxfer.errors import RecipeError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, score_outcomes
 from hfxfer.recipe import Recipe
@@ -80,6 +80,7 @@ def load(source: str | Path | Run, *, task: str | None = None, revision: str | N
         run.scores()  # says so where the run is not finished
         recipe, source = run.recipe(), run.model_dir
     source = str(source)
+    revision = fetching.commit_of(source, revision)
     config = checkpoints.checkpoint_config(source, revision)
     chosen = tasks.get(task or (recipe.task if recipe else checkpoints.trained_task(config, source)))
     model, processor = models.load_trained(source, chosen, revision, trust_remote_code)

@@ -366,7 +366,7 @@ def test_an_output_folder_with_other_files(here, bad):
 
 def test_a_model_that_does_not_exist(here):
     assert train_refused(here, model="./no") == "model folder ./no does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k"
-    assert train_refused(here, model="nobody/nothing").startswith("cannot load nobody/nothing: it is no local folder, and the Hub gave no config.json")
+    assert train_refused(here, model="nobody/nothing").startswith("cannot load nobody/nothing: it is no local folder, and not in the cache (")
 
 
 def test_a_model_that_does_not_fit_the_task(here):
