@@ -34,9 +34,17 @@ REFUSED = {
     "label_names": "hfxfer owns it: name the column that holds the target, with --columns label=COLUMN",
     "resume_from_checkpoint": "use --resume, which finds the last complete checkpoint of --output_dir",
     "overwrite_output_dir": "use --overwrite, which replaces the run that is in --output_dir",
-    "push_to_hub": "it would publish optimizer state and training_args.bin; when the run is done: hfxfer push RUN --hub_model_id NAME/REPO",
+    "hub_always_push": "the model is pushed once, when it is done: --push_to_hub --hub_model_id NAME/REPO",
     "parallelism_config": "it is an object, which a recipe cannot hold: use hfxfer.TransferTrainer in a script",
 }
+
+_STATE = "It would publish optimizer state and training_args.bin, which nobody needs who loads the model"
+_SAVES = "A recipe's run pushes once, the best model with its scores; hfxfer.TransferTrainer in a script pushes at every save"
+WHY = {("hub_strategy", "every_save"): _SAVES, ("hub_strategy", "checkpoint"): _STATE, ("hub_strategy", "all_checkpoints"): _STATE}
+"""(setting, value) that transformers has and hfxfer does not allow → the reason."""
+
+PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision", "license", "language", "card_examples")
+"""Settings that say where the model goes and what its author says of it, and nothing of how it is trained."""
 
 MEANT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "dropout": "classifier_dropout",
          "warmup_ratio": "warmup_steps", "evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
@@ -138,6 +146,15 @@ class Recipe:
     max_length: int | Auto = setting("auto", ge=4, help="Longest text; auto is the checkpoint's own, at most 512", unit="tokens")
     stride: int = setting(64, ge=0, help="Overlap of windows over long token sequences", unit="tokens")
 
+    push_to_hub: bool = setting(False, help="train: publish the model when it is done; checked, and asked for, before training begins")
+    hub_model_id: str | None = setting(None, help="Where the model goes: NAME/REPO")
+    hub_private_repo: bool = setting(False, help="Make a new repository private")
+    hub_strategy: Literal["end"] = setting("end", help="One push, of the model with its scores")
+    hub_revision: str | None = setting(None, help="Branch to push to, made where it is not there; none is main")
+    license: str | None = setting(None, help="Licence of the model, such as apache-2.0; none is that of the checkpoint")
+    language: str | None = setting(None, help="Of the texts, for the card: en, or several: en,fr")
+    card_examples: bool = setting(False, help="Show some test rows in the card, which are your data")
+
     training_arguments: dict[str, Any] = setting(
         factory=dict, help="Any other field of transformers.TrainingArguments, flat under its own name")
 
@@ -165,11 +182,12 @@ class Recipe:
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
     def shareable(self) -> Recipe:
-        """The recipe without any path, data and model by name, and without the plan of one machine."""
+        """The recipe without any path, data and model by name, without the plan of one machine, and publishing nothing."""
         names = {name: Path(getattr(self, name)).name for name in ("data", "model") if _is_path(getattr(self, name))}
         kept = {name: value for name, value in self.training_arguments.items()
                 if not _holds_path(value) and not (name in FILES and isinstance(value, str))}
-        return dataclasses.replace(self, **names, output_dir=_field("output_dir").default, training_arguments=kept,
+        defaults = {name: _field(name).default for name in ("output_dir", *PUBLISHING)}
+        return dataclasses.replace(self, **names, **defaults, training_arguments=kept,
                                    plan="auto" if isinstance(self.plan, dict) else self.plan)
 
 
@@ -222,6 +240,17 @@ def _loader() -> type:
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
     Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
     return Loader
+
+
+def partly_read(settings: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """(the recipe of those flat settings that are right, what is wrong with the others); None where model or data are not among them."""
+    known, extra, faults = _read(settings)
+    return Recipe(**known, training_arguments=extra) if {"model", "data"} <= known.keys() else None, faults
+
+
+def languages(codes: str | None) -> list[str] | None:
+    """The codes in "en" or "en,fr"; None where there is none."""
+    return [code.strip() for code in (codes or "").split(",") if code.strip()] or None
 
 
 def setting_faults(settings: Mapping[str, Any]) -> list[str]:
@@ -290,6 +319,8 @@ def _read(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], 
     faults += [f"{name} is missing: {_field(name).metadata['help']}. Say --{name} …" for name in ("model", "data") if name not in settings]
     faults += [f"{name} is true, but precision is {known['precision']}: say it once, with --precision" for name in ("bf16", "fp16")
                if extra.get(name) is True and known.get("precision", "auto") not in ("auto", name)]
+    if known.get("push_to_hub") and not settings.get("hub_model_id"):
+        faults.append("push_to_hub is true and hub_model_id is missing: say where to, with --hub_model_id NAME/REPO")
     return known, extra, list(dict.fromkeys(faults))
 
 
@@ -321,7 +352,8 @@ def _convert_into(into: dict, name: str, value: Any, hint: Any, faults: list[str
         into[name] = converted
         return
     quotes = " (numbers in quotes)" if isinstance(value, float) and _allowed(name, hint) == "text" else ""
-    faults.append(f"{name} is {shown(value)}; allowed: {_allowed(name, hint)}{quotes}")
+    why = WHY.get((name, str(getattr(value, "value", value))), "")
+    faults.append(f"{name} is {shown(value)}; allowed: {_allowed(name, hint)}{quotes}{f'. {why}' if why else ''}")
 
 
 def _training_arguments(extra: dict[str, Any], own: dict[str, Any], faults: list[str]) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from hfxfer.errors import RecipeError
-from hfxfer.recipe import Recipe, settings_table, setting_names
+from hfxfer.recipe import PUBLISHING, Recipe, languages, partly_read, setting_names, settings_table
 
 NEEDED = {"model": "m", "data": "d"}
+PUBLISHED = {"push_to_hub": True, "hub_model_id": "me/x", "hub_private_repo": True, "hub_strategy": "end", "hub_revision": "v2",
+             "license": "mit", "language": "en,fr", "card_examples": True}
 TOKEN_REFUSED = "is not accepted: a token is never a setting (it would be stored): set HF_TOKEN or run: hf auth login"
 
 
@@ -121,6 +123,11 @@ def test_a_recipe_comes_back_from_yaml_as_it_was(tmp_path):
     assert given.to_yaml().startswith("version: 1\nmodel: m\n")
 
 
+def test_where_the_model_goes_is_kept_in_a_recipe(tmp_path):
+    assert set(PUBLISHED) == set(PUBLISHING)
+    assert from_yaml(tmp_path, recipe(**PUBLISHED).to_yaml()) == recipe(**PUBLISHED) == recipe(training_arguments=PUBLISHED)
+
+
 def test_a_default_recipe_comes_back_and_its_own_names_are_not_training_arguments(tmp_path):
     assert from_yaml(tmp_path, recipe().to_yaml()) == recipe() == Recipe(**NEEDED)
     assert recipe().training_arguments == {} and list(recipe().to_dict()) == ["version", *setting_names()]
@@ -227,7 +234,8 @@ def test_what_hfxfer_owns_is_refused_with_what_to_use_instead(tmp_path):
     assert refusal(training_arguments={"hub_token": "secret"}) == f"hub_token {TOKEN_REFUSED}"
     assert refusal(token="secret") == f"token {TOKEN_REFUSED}"
     assert yaml_refusal(tmp_path, "model: m\ndata: d\ntraining_arguments: {hub_token: secret}\n") == f"hub_token {TOKEN_REFUSED}"
-    assert refusal(push_to_hub=True).startswith("push_to_hub is not accepted: it would publish optimizer state")
+    assert refusal(hub_always_push=True) == (
+        "hub_always_push is not accepted: the model is pushed once, when it is done: --push_to_hub --hub_model_id NAME/REPO")
 
 
 def test_a_token_in_any_setting_is_refused_without_showing_it():
@@ -235,6 +243,35 @@ def test_a_token_in_any_setting_is_refused_without_showing_it():
     for settings in ({"run_name": token}, {"accelerator_config": {"x": [token]}}, {"unknown": token}, {"data": f"https://u:{token}@hub"}):
         name = next(iter(settings))
         assert refusal(**settings) == f"{name} holds a Hub token: a token is never a setting (it would be stored): set HF_TOKEN or run: hf auth login"
+
+
+@pytest.mark.parametrize(("strategy", "why"), [
+    ("every_save", "A recipe's run pushes once, the best model with its scores; hfxfer.TransferTrainer in a script pushes at every save"),
+    ("checkpoint", "It would publish optimizer state and training_args.bin, which nobody needs who loads the model"),
+    ("all_checkpoints", "It would publish optimizer state and training_args.bin, which nobody needs who loads the model")])
+def test_strategies_of_pushing_are_refused_with_the_reason(strategy, why):
+    from transformers.trainer_utils import HubStrategy
+
+    assert refusal(hub_strategy=strategy) == f"hub_strategy is {strategy!r}; allowed: end. {why}"
+    assert refusal(hub_strategy=HubStrategy(strategy)).endswith(f"; allowed: end. {why}")
+    assert refusal(hub_strategy="sometimes") == "hub_strategy is 'sometimes'; allowed: end"
+    assert recipe(hub_strategy=HubStrategy.END) == recipe()
+
+
+def test_a_push_needs_to_know_where_to():
+    assert refusal(push_to_hub=True) == "push_to_hub is true and hub_model_id is missing: say where to, with --hub_model_id NAME/REPO"
+    assert recipe(push_to_hub="true", hub_model_id="me/x").push_to_hub is True
+
+
+def test_languages_are_codes_by_comma():
+    assert [languages(codes) for codes in (None, "", "en", "en, fr,")] == [None, None, ["en"], ["en", "fr"]]
+
+
+def test_what_is_right_is_read_beside_what_is_wrong():
+    found, faults = partly_read({**NEEDED, "seed": -1, "methodd": "full", "test_size": "0.5"})
+    assert found == recipe(test_size=0.5)
+    assert faults == ["seed is -1; allowed: whole number ≥ 0 and ≤ 4294967295", "unknown setting methodd; did you mean --method?"]
+    assert partly_read({"model": "m", "data": {"a": 1}}) == (None, ["data is {'a': 1}; allowed: text"])
 
 
 def test_precision_is_said_once():
@@ -282,6 +319,7 @@ def test_what_is_shared_holds_no_path(tmp_path, monkeypatch):
                    deepspeed="ds.json", lr_scheduler_kwargs={"a": ["~/x", 1]}, accelerator_config={"split_batches": True})
     shared = given.shareable()
     assert (shared.model, shared.data, shared.output_dir) == ("resnet", "pets", "runs/run")
+    assert recipe(**PUBLISHED).shareable() == recipe()
     assert shared.training_arguments == {"weight_decay": 0.1, "accelerator_config": {"split_batches": True}}
     assert all(word not in shared.to_yaml() for word in ("home", "/x", "mine", "ds.json"))
 
