@@ -7,6 +7,7 @@ base.json          the checkpoint it started from                     environmen
 history.jsonl      one event a line: log | eval | stage | end         predictions.parquet  the test split
 examples/          up to 12 test rows                                 checkpoints/  what resuming needs
 ladder.json        where `hfxfer ladder` made the Run: what each rung was worth, and rungs/ what each left behind
+pushed.json        where it was pushed: for each model id and branch the last commit, the card in it, and the Space
 ```
 """
 
@@ -27,7 +28,7 @@ from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 SCORES_VERSION = 1
 COMPLETE = "complete.json"
 OWN_FILES = ("model", "checkpoints", "examples", "recipe.yaml", "data.json", "base.json", "environment.json", "history.jsonl",
-             "predictions.parquet", "ladder.json", "rungs")
+             "predictions.parquet", "ladder.json", "rungs", "pushed.json")
 """All that a Run holds: what --overwrite removes. Whatever else lies in the folder is somebody's own."""
 
 
@@ -151,6 +152,10 @@ class Run:
 
     def write_json(self, name: str, value: Any) -> None:
         write_text(self.folder / name, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+    def pushes(self) -> list[dict[str, Any]]:
+        """What pushed.json holds: a record for each model id and branch, the last push first; empty where there was none."""
+        return _read_json(self.folder / "pushed.json") if (self.folder / "pushed.json").is_file() else []
 
     def scores(self) -> dict[str, Any]:
         """The object in model/scores.json."""

@@ -40,11 +40,12 @@ class Card:
 
 
 def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: bool = False, language: list[str] | None = None,
-           license: str | None = None) -> Card:
+           license: str | None = None, space_id: str = "") -> Card:
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
-    or not. card_examples: also test rows, which are the user's data. Raises RunError; RecipeError for a model_id, licence or language
+    or not. card_examples: also test rows, which are the user's data. space_id: of the Space that shows the model; where the Run was pushed
+    with one it is known. Raises RunError; RecipeError for a model_id, licence or language
     that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
@@ -52,7 +53,7 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     wrong = wrong_answers(license, language or [])
     if wrong:
         raise RecipeError("\n".join(wrong))
-    facts = Facts.read(run, model_id)
+    facts = Facts.read(run, model_id, space_id)
     own = _metadata.metadata(facts, card_examples=card_examples, language=language, license=license)
     answered = {name for name, value in (("language", language), ("license", license)) if value}
     known = {**_merge.split_metadata(existing)[1], **own}
@@ -61,24 +62,25 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     return Card(text, metadata, asked, changes)
 
 
-def write(run: Run, **settings: Any) -> Card:
-    """Render against model/README.md, write it there, and put into model/examples/ what the card shows of the test rows, or take it away."""
+def write(run: Run, *, existing: str | None = None, **settings: Any) -> Card:
+    """Render against model/README.md, or the `existing` card that is given, write it to model/README.md, and put into model/examples/ what the
+    card shows of the test rows, or take it away."""
     path = run.model_dir / "README.md"
-    existing = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
-    card = render(run, existing=existing, **settings)
+    here = path.read_bytes().decode("utf-8-sig") if path.is_file() else ""
+    card = render(run, existing=here if existing is None else existing, **settings)
     shown = [each["src"] for each in card.metadata.get("widget", ()) if str(each.get("src", "")).startswith("examples/")]
     shutil.rmtree(run.model_dir / "examples", ignore_errors=True)
     for source in shown:
         (run.model_dir / "examples").mkdir(exist_ok=True)
         shutil.copyfile(run.folder / source, run.model_dir / source)
-    if card.text != existing:
+    if card.text != here:
         write_text(path, card.text)
     return card
 
 
 def _body(facts: Facts, asked: list[str]) -> str:
     """The template with its placeholders filled; blocks whose placeholder is empty are left out, and so are headings above nothing."""
-    values = {"title": escaped(facts.name), "summary": _summary(facts), "stand_in": _stand_in(facts),
+    values = {"title": escaped(facts.name), "summary": _summary(facts), "space": _space(facts), "stand_in": _stand_in(facts),
               "transformers": _usage.transformers_snippet(facts), "timm": _usage.timm_snippet(facts), "hfxfer": _usage.hfxfer_snippet(facts),
               "context": _results.context(facts), "seed": str(facts.recipe.seed), "scores": _results.scores_table(facts),
               "by_class": _results.class_table(facts), "calibration": _results.calibration(facts),
@@ -111,6 +113,14 @@ def _is_empty_heading(blocks: list[str], index: int) -> bool:
 def _level(block: str) -> int:
     found = re.match(r"(#+) .*\Z", block)
     return len(found[1]) if found else 0
+
+
+def _space(facts: Facts) -> str:
+    """The Hub's own button to the Space."""
+    from huggingface_hub import constants
+
+    badge = "https://huggingface.co/datasets/huggingface/badges/resolve/main/open-in-hf-spaces-md.svg"
+    return f"[![Try it in the browser]({badge})]({constants.ENDPOINT}/spaces/{facts.space_id})" if facts.space_id else ""
 
 
 def _stand_in(facts: Facts) -> str:

@@ -29,7 +29,10 @@ MODEL = "MODEL"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the files of one Run say. scores: the object in scores.json. ladder: ladder.json, or None where there was no ladder."""
+    """What the files of one Run say. scores: the object in scores.json. ladder: ladder.json, or None where there was no ladder.
+
+    space_id: of the Space that shows the model, or "".
+    """
 
     run: Run
     model_id: str
@@ -42,16 +45,18 @@ class Facts:
     config: dict[str, Any]
     ladder: dict[str, Any] | None
     figures: tuple[str, ...]
+    space_id: str = ""
 
     @classmethod
-    def read(cls, run: Run, model_id: str = "") -> Facts:
+    def read(cls, run: Run, model_id: str = "", space_id: str = "") -> Facts:
         """Raises RunError where the Run is not finished or a file is missing."""
         config = run.model_dir / "config.json"
         return cls(run, model_id, run.recipe(), run.scores(), run.read_json("data.json"), run.read_json("base.json"),
                    run.read_json("environment.json"), run.history(),
                    json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {},
                    run.read_json("ladder.json") if (run.folder / "ladder.json").is_file() else None,
-                   tuple(sorted(path.name for path in run.figures_dir.glob("*.png"))))
+                   tuple(sorted(path.name for path in run.figures_dir.glob("*.png"))),
+                   space_id or next((each["space_id"] for each in run.pushes() if each["model_id"] == model_id and each.get("space_id")), ""))
 
     @property
     def task(self) -> str:
