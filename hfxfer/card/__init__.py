@@ -117,10 +117,12 @@ def _level(block: str) -> int:
 
 def _space(facts: Facts) -> str:
     """The Hub's own button to the Space."""
+    if not facts.space_id:
+        return ""
     from huggingface_hub import constants
 
     badge = "https://huggingface.co/datasets/huggingface/badges/resolve/main/open-in-hf-spaces-md.svg"
-    return f"[![Try it in the browser]({badge})]({constants.ENDPOINT}/spaces/{facts.space_id})" if facts.space_id else ""
+    return f"[![Try it in the browser]({badge})]({constants.ENDPOINT}/spaces/{facts.space_id})"
 
 
 def _stand_in(facts: Facts) -> str:
