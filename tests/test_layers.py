@@ -21,9 +21,9 @@ LAYERS = (
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks", "differences", "paired", "comparison",
     "leaks", "licences", "card._text", "card._facts", "card._usage", "card._results", "card._training", "card._metadata", "card._merge", "card.rules", "card",
     "network", "fetching", "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "calibration", "serving",
-    "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging", "trainer", "fitting", "training", "rungs", "climbing",
-    "quickstart", "publishing", "hub",
-    "__init__", "flags", "reporting", "publish_command", "cli", "__main__",
+    "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging",
+    "publishing", "repository", "hub", "recording", "scripted", "trainer", "fitting", "preflight", "training", "rungs", "climbing", "quickstart",
+    "__init__", "flags", "reporting", "publish_command", "check_command", "cli", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_FILE_LINES = 400
