@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console, machine
+from hfxfer.demo_command import DEMO
 from hfxfer.errors import EXIT_DONE, WorkError, RecipeError, RefusedError
 from hfxfer.flags import FORMAT, Command, Flag, help_lines, parse
 from hfxfer.publish_command import PUSH
@@ -369,6 +370,7 @@ COMMANDS: dict[str, Command] = {
         "language": Flag("value", "of the texts: en, or several: en,fr"),
         "card_examples": Flag("switch", "show some test rows, which are your data"), "format": FORMAT}),
     "push": PUSH,
+    "demo": DEMO,
     "tasks": Command("", "list the tasks and the columns they want", show_tasks, {"format": FORMAT}),
     "doctor": Command("", "examine this installation and say how to mend it", doctor, {"format": FORMAT}),
     "quickstart": Command("", "the main job on real handwritten digits, without network or account, in under 2 minutes", quickstart,

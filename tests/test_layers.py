@@ -23,7 +23,8 @@ LAYERS = (
     "network", "fetching", "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "calibration", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging",
     "publishing", "repository", "hub", "recording", "scripted", "trainer", "fitting", "preflight", "training", "rungs", "climbing", "quickstart",
-    "__init__", "flags", "reporting", "publish_command", "check_command", "cli", "__main__",
+    "demo.words", "demo.limits", "demo.trust", "demo.served", "demo.answers", "demo.inputs", "demo.*_tab", "demo",
+    "__init__", "flags", "reporting", "publish_command", "check_command", "demo_command", "cli", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 MAX_FILE_LINES = 400

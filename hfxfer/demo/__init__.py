@@ -1,0 +1,120 @@
+"""The Gradio app: `build` makes it, `launch` serves it.
+
+    words.py      every word that is shown        limits.py   what is taken from strangers
+    served.py     a model, loaded in a thread     inputs.py   the box for an input, and the row it becomes
+    answers.py    a record → answer and text      trust.py    what a threshold is worth, measured
+    *_tab.py      one tab each, with its end point
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.demo import limits, words
+from hfxfer.demo.predict_tab import PredictTab
+from hfxfer.demo.served import Served
+from hfxfer.errors import RecipeError
+
+AUTH = "HFXFER_DEMO_AUTH"
+
+CSS = """
+#verdict strong { font-weight: 600; }
+#verdict { font-size: 1.25rem; overflow-wrap: anywhere; }
+#note { opacity: .85; }
+"""
+
+WAITING = 256
+"""Requests that may wait; who comes after is told that the queue is full."""
+
+
+def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: str | Path | None = None) -> gr.Blocks:
+    """The app for one or more Runs, model folders or Hub ids of the same task, whose models begin to load.
+
+    flag_folder: where reported inputs go with their right label; None lets nobody report.
+    Raises RunError or ModelError for a source that cannot be served, RecipeError where they do not belong together.
+    """
+    models = served(sources, revision)
+    first = next(iter(models.values()))
+    with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+        gr.Markdown(f"# {', '.join(map(_escaped, models))}")
+        _notice(models)
+        which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
+        with gr.Tab(words.PREDICT):
+            PredictTab(models, which)
+    app.queue(max_size=WAITING)
+    for each in models.values():
+        each.start()
+    return app
+
+
+def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False,
+           theme: Any = None, wait: bool = True, **settings: Any) -> tuple[gr.Blocks, str]:
+    """Build and serve. The app, and its address. port: None takes the first free one from 7860. wait: until it is interrupted.
+
+    The login comes from the environment: HFXFER_DEMO_AUTH=USER:PASSWORD. settings: as `build` takes them. Raises RecipeError where
+    nothing can listen there.
+    """
+    auth = login()
+    # gradio serves whatever lies in this folder, and by default all apps of a machine share one.
+    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hfxfer-demo-")
+    app = build(sources, revision=revision, **settings)
+    try:
+        _, local, shared = app.launch(
+            server_name=host, server_port=port, share=share, theme=theme, css=CSS, auth=auth, max_file_size=limits.UPLOAD_MB * 10**6,
+            allowed_paths=[], show_error=False, quiet=True, ssr_mode=False, run_history=False, enable_monitoring=False, pwa=False, mcp_server=False,
+            footer_links=["api", "settings"], prevent_thread_lock=True)
+    except OSError as error:
+        raise RecipeError(f"nothing can listen on {host}, port {port or 'from 7860'} ({error}). Choose another --port or --host") from error
+    if wait:
+        app.block_thread()
+    return app, shared or local
+
+
+def served(sources: Sequence[str], revision: str | None) -> dict[str, Served]:
+    """Name → model, in the order given. Raises RecipeError where they cannot stand in one app."""
+    if not sources:
+        raise RecipeError("demo needs a model: a Run, a model folder or a Hub id")
+    found = [Served(str(source), revision) for source in sources]
+    kinds = {(each.task.name, each.problem_type) for each in found}
+    if len(kinds) > 1:
+        said = "; ".join(f"{each.source}: {each.task.name}, {each.problem_type}" for each in found)
+        raise RecipeError(f"demo compares models of one task, got {said}. Start one demo for each task")
+    names = [each.name for each in found]
+    return {each.name if names.count(each.name) == 1 else each.source: each for each in found}
+
+
+def login() -> tuple[str, str] | None:
+    """User and password from the environment. Raises RecipeError for a value without both."""
+    value = os.environ.get(AUTH)
+    if not value:
+        return None
+    user, colon, password = value.partition(":")
+    if not (user and colon and password):
+        raise RecipeError(f"{AUTH} is set but is not USER:PASSWORD (it is not shown here). Set both, or unset it")
+    return user, password
+
+
+def _notice(models: dict[str, Served]) -> None:
+    """Says that the models load, until they are there."""
+    notice = gr.Markdown(words.LOADING, elem_id="notice")
+    timer = gr.Timer(1)
+
+    def look() -> tuple[Any, Any]:
+        if not all(each.is_settled for each in models.values()):
+            return gr.skip(), gr.skip()
+        failed = any(each.has_failed for each in models.values())
+        return gr.Markdown(words.NOT_LOADED if failed else "", visible=failed), gr.Timer(active=False)
+
+    timer.tick(look, None, [notice, timer], queue=False, show_progress="hidden", api_visibility="private")
+
+
+def _escaped(name: str) -> str:
+    from hfxfer.card._text import escaped
+
+    return escaped(name)

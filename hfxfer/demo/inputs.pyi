@@ -1,0 +1,102 @@
+"""Where a person puts the input, and the row that it becomes: a picture, a text or two, or words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.demo import limits, words
+from hfxfer.demo.answers import WORD
+from hfxfer.demo.served import Served
+
+MOST_EXAMPLES = 12
+
+from gradio.events import Dependency
+
+class Picture(gr.Image):
+    """gr.Image that hands on the path of what was uploaded: gradio would decode it before its size is known (6.31, image_utils.preprocess_image)."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> str | None:
+        return uploaded(payload)
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        refuse_address(url_or_file_path)
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def uploaded(payload: Any) -> str | None:
+    """The path of an upload, which gradio has checked to lie among its uploads."""
+    if payload is None:
+        return None
+    if not payload.path or (payload.url or "").startswith("data:"):
+        raise gr.Error(words.NO_ADDRESS, print_exception=False)
+    return payload.path
+
+
+def refuse_address(path: Any) -> None:
+    """gradio would fetch it, without a limit on its size."""
+    if str(path or "").lower().startswith(("http:", "https:")):
+        raise gr.Error(words.NO_ADDRESS, print_exception=False)
+
+
+class InputBox:
+    """The components of one input. `components` stand in the order of `row`'s arguments."""
+
+    def __init__(self, served: Served):
+        self.served = served
+        if served.is_image:
+            self.components: list[Any] = [Picture(label=words.PICTURE, type="filepath", sources=["upload", "clipboard", "webcam"], height=320,
+                                                  alt_text=words.PICTURE_TEXT, buttons=["fullscreen"], elem_id="input")]
+        else:
+            hint = words.WORDS_HINT if served.is_tokens else words.TEXT_HINT
+            self.components = [gr.Textbox(label=words.TEXT, placeholder=hint, lines=4, max_lines=16, elem_id="input")]
+            if served.takes_pairs:
+                self.components.append(gr.Textbox(label=words.TEXT_PAIR, value="", lines=2, max_lines=16))
+
+    def row(self, *values: Any) -> dict[str, Any]:
+        """Roles → values, checked. Raises gr.Error."""
+        if self.served.is_image:
+            return {"image": limits.picture(values[0])}
+        text = limits.text(values[0])
+        if self.served.is_tokens:
+            return {"tokens": WORD.findall(text)}
+        pair = limits.text(values[1], required=False) if len(values) > 1 else ""
+        return {"text": text, **({"text_pair": pair} if pair.strip() else {})}
+
+    def text(self, *values: Any) -> str:
+        """The text as it was written; of a picture nothing."""
+        return "" if self.served.is_image else str(values[0] or "")
+
+    def examples(self) -> list[list[Any]]:
+        """Test rows that the Run keeps, as values of the components."""
+        return [[example[role] for role in ("image", "text", "text_pair") if role in example][:len(self.components)]
+                for example in kept_examples(self.served)[:MOST_EXAMPLES]]
+
+
+def kept_examples(served: Served) -> list[dict[str, Any]]:
+    """Rows of the Run's examples/: an image as its path, words as a text, and the label under its own role. Empty where there are none."""
+    folder = served.run.folder / "examples" if served.run else None
+    if folder is None or not (folder / "examples.jsonl").is_file():
+        return []
+    found = []
+    for line in (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if "image" in row:
+            path = folder / Path(row["image"]).name
+            if not path.is_file():
+                continue
+            row["image"] = str(path)
+        if "tokens" in row:
+            row["text"] = " ".join(row["tokens"])
+        found.append(row)
+    return found

@@ -1,0 +1,59 @@
+"""What the app accepts from strangers: pictures and texts, checked before anything else looks at them.
+
+Raises `gr.Error` with one sentence, which gradio shows to the person and sends to an API client; nothing else about the server goes out.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from typing import Any
+
+import gradio as gr
+
+from hfxfer import images
+from hfxfer.demo import words
+from hfxfer.errors import DataError
+
+UPLOAD_MB = 20
+PIXELS = 40_000_000
+"""More than any phone's camera but those of 48 megapixels and up gives; decoded, 120 MB."""
+
+CHARACTERS = 20_000
+BATCH_ROWS = 1_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names. Its other formats (EPS runs Ghostscript) are for nobody who uploads a photograph."""
+
+
+def picture(path: str | None) -> Any:
+    """The file as an upright 8-bit RGB image, as training and `predict` see it. Size and pixels are looked at before it is decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not path:
+        raise gr.Error(words.NO_PICTURE, print_exception=False)
+    if os.path.getsize(path) > UPLOAD_MB * 10**6:
+        raise gr.Error(words.PICTURE_TOO_BIG.format(most=UPLOAD_MB), print_exception=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            opened = Image.open(path, formats=FORMATS)
+        if opened.width * opened.height > PIXELS:
+            raise Image.DecompressionBombError
+        with opened:
+            return images.open_image(opened)
+    except Image.DecompressionBombError as error:
+        raise gr.Error(words.TOO_MANY_PIXELS.format(most=PIXELS // 10**6), print_exception=False) from error
+    except UnidentifiedImageError as error:
+        raise gr.Error(words.NOT_A_PICTURE.format(allowed=", ".join(FORMATS)), print_exception=False) from error
+    except (DataError, OSError, SyntaxError, ValueError) as error:
+        raise gr.Error(words.BROKEN_PICTURE, print_exception=False) from error
+
+
+def text(value: Any, *, required: bool = True) -> str:
+    """The text as it is, unless it is empty or longer than CHARACTERS: nothing is cut."""
+    value = "" if value is None else str(value)
+    if required and not value.strip():
+        raise gr.Error(words.NO_TEXT, print_exception=False)
+    if len(value) > CHARACTERS:
+        raise gr.Error(words.TEXT_TOO_LONG.format(length=len(value), most=CHARACTERS), print_exception=False)
+    return value

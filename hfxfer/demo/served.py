@@ -1,0 +1,141 @@
+"""A model as the app serves it: known at once by its config, loaded in a thread, one caller at a time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer import checkpoints, console, tasks
+from hfxfer.demo import words
+from hfxfer.errors import HfxferError
+from hfxfer.run import Run
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+
+CHUNK = 16
+"""Rows of a batch that are predicted at once: in between, others get their turn. Below evaluation.FEWEST_TO_FOLD."""
+
+
+class Served:
+    """A Run, a model folder or a Hub id. Raises RunError or ModelError for one that cannot be served."""
+
+    def __init__(self, source: str, revision: str | None = None):
+        self.source, self.revision = source, revision
+        run = Run(source)
+        self.run = run if run.exists() else None
+        if self.run:
+            scores = run.scores()
+            self.task, self.problem_type, self.labels = tasks.get(scores["task"]), scores["problem_type"], tuple(scores["labels"])
+            self.folder: Path | None = run.model_dir
+        else:
+            config = checkpoints.checkpoint_config(source, revision)
+            self.task = tasks.get(checkpoints.trained_task(config, source))
+            self.labels = _labels(config)
+            self.problem_type = _problem_type(config, self.task, len(self.labels))
+            self.folder = Path(source) if Path(source).is_dir() else None
+        self._model: Any = None
+        self._failed = False
+        self._there, self._turn = threading.Event(), threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """What people read: a Hub id as it is, of a path the last part."""
+        return Path(self.source).resolve().name if self.folder else self.source
+
+    @property
+    def is_image(self) -> bool:
+        return any(column.kind == "image" for column in self.task.columns.values())
+
+    @property
+    def is_tokens(self) -> bool:
+        return any(column.kind == "tokens" for column in self.task.columns.values())
+
+    @property
+    def takes_pairs(self) -> bool:
+        """True where a second text may come with the first, and training had one or is not known."""
+        if "text_pair" not in self.task.columns:
+            return False
+        return self.run is None or "text_pair" in self.run.read_json("data.json")["columns"]
+
+    def start(self) -> None:
+        """Load the model in a thread of its own."""
+        threading.Thread(target=self._load, name=f"loading {self.name}", daemon=True).start()
+
+    def _load(self) -> None:
+        from hfxfer.serving import load
+
+        try:
+            self._model = load(self.run or self.source, revision=self.revision)
+        except Exception as error:
+            self._failed = True
+            console.error(f"{self.source} could not be loaded: {error}")
+        finally:
+            self._there.set()
+
+    @property
+    def is_settled(self) -> bool:
+        """True once loading has ended, well or not."""
+        return self._there.is_set()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._failed
+
+    def model(self) -> Any:
+        """The FineTuned, waited for. Raises gr.Error where it could not be loaded."""
+        self._there.wait()
+        if self._failed:
+            raise gr.Error(words.NOT_LOADED, print_exception=False)
+        return self._model
+
+    def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The records that `hfxfer predict` gives for these rows (roles as keys), at most CHUNK at a time."""
+        model = self.model()
+        try:
+            with self._turn:
+                return model.predict(rows)
+        except HfxferError as error:
+            # Its text may name files of the server.
+            console.warn(f"an input was refused: {error}")
+            raise gr.Error(words.UNUSABLE, print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:
+            console.error(f"predicting failed: {type(error).__name__}: {error}")
+            raise gr.Error(words.FAILED, print_exception=False) from error
+
+    def cut_at(self, row: dict[str, Any]) -> int | None:
+        """The most tokens the model takes, where this row has more and its end is not read; else None."""
+        predictor = self.model().predictor
+        if "text" not in row:
+            return None
+        items = predictor.task.encode([row], predictor.processor, predictor.problem, predictor.recipe, training=False)
+        return int(predictor.recipe.max_length) if items[0]["_truncated"] else None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """True where training fitted a temperature. Waits for the model."""
+        return self.model().predictor.problem.temperature is not None
+
+    @property
+    def threshold(self) -> float:
+        """Where the app's threshold stands at first: of several labels the model's own."""
+        if self.problem_type != MULTI_LABEL or self.folder is None:
+            return 0.5
+        return float(checkpoints.checkpoint_config(str(self.folder), None).get("hfxfer_threshold") or 0.5)
+
+
+def _labels(config: dict[str, Any]) -> tuple[str, ...]:
+    """Label names by a config in transformers' or timm's layout; numbers where it has none."""
+    named = config.get("id2label")
+    if named:
+        return tuple(str(named[key]) for key in sorted(named, key=int))
+    return tuple(map(str, config.get("label_names") or range(int(config.get("num_classes", config.get("num_labels", 2))))))
+
+
+def _problem_type(config: dict[str, Any], task: Any, num_labels: int) -> str:
+    if any(column.kind == "tags" for column in task.columns.values()):
+        return "tags"
+    return config.get("problem_type") or (REGRESSION if num_labels == 1 else SINGLE_LABEL)

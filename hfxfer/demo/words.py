@@ -1,0 +1,63 @@
+"""Every word of the app. Another language is another file like this one; names in {} are filled in."""
+
+TITLE = "hfxfer demo"
+PREDICT, WHY, BATCH, MODEL, COMPARE, FLAG = "Predict", "Why", "Batch", "Model", "Compare", "This is wrong"
+
+LOADING = "The model is loading. You can already choose an input; the answer comes as soon as the model is there."
+LOADED = "The model is ready."
+WHICH_MODEL = "Model"
+
+PICTURE = "Picture: upload, paste or take one"
+PICTURE_TEXT = "The picture that the model looks at"
+TEXT, TEXT_PAIR = "Text", "Second text"
+TEXT_HINT = "Write or paste a text"
+WORDS_HINT = "Write a sentence; words are told apart by spaces"
+EXAMPLES = "Examples: rows of the test set"
+NO_EXAMPLES = "There are no examples with this model."
+ASK = "Predict"
+RESULT = "Probabilities"
+ENTITIES = "What was found"
+ANSWER = "Answer"
+
+THRESHOLD = "Not sure below"
+THRESHOLD_INFO = "An answer with less confidence than this is called not sure."
+LABEL_THRESHOLD_INFO = "A label is given when its probability is at least this."
+
+SURE = "**{label}**, with {confidence} confidence"
+NOT_SURE = "**Not sure.** The most probable is {label}, with {confidence}, which is below {threshold}."
+LABELS = "**{labels}**"
+NO_LABEL = "**No label** has a probability of at least {threshold}. The most probable is {label}, with {confidence}."
+VALUE = "**{value}**"
+VALUE_BETWEEN = "**{value}**, with 90 % probability between {low} and {high}"
+NO_ENTITY = "**Nothing was found.**"
+ENTITY = "- **{text}**: {entity}, {confidence}"
+ENTITY_NOT_SURE = "- {text}: perhaps {entity}, {confidence}"
+UNSURE_TAG = "{entity}?"
+CUT = "Only the beginning was read: the model takes {most} tokens."
+
+MEASURED = ("At {threshold}, measured on {rows} test rows: sure about {coverage} of them, and right in {accuracy} of those "
+            "(95 % interval {low} to {high}).")
+NEVER_SURE = "At {threshold}, measured on {rows} test rows: sure about none of them."
+MEASURED_LABELS = ("At {threshold}, measured on {rows} test rows: {precision} of the labels given are right (95 % interval {low} to {high}), "
+                   "and {recall} of the right ones are given.")
+NO_LABELS_MEASURED = "At {threshold}, measured on {rows} test rows: no label is given."
+MEASURED_ENTITIES = ("At {threshold}, measured on {rows} test rows: sure about {coverage} of what is found, and right in {accuracy} of those "
+                     "(95 % interval {low} to {high}).")
+NEVER_SURE_ENTITIES = "At {threshold}, measured on {rows} test rows: sure about nothing that is found."
+NOT_MEASURED = "How often that is right is not known here: there are no predictions.parquet with this model."
+CALIBRATED = "Confidence was calibrated on validation rows: of answers with 80 %, about 80 % should be right."
+NOT_CALIBRATED = "Confidence is the model's own and was not calibrated: it may promise too much."
+
+NO_PICTURE = "There is no picture. Upload or paste one."
+NOT_A_PICTURE = "That file is no picture that can be read here. Allowed: {allowed}."
+PICTURE_TOO_BIG = "That file is too big. At most {most} MB are taken."
+TOO_MANY_PIXELS = "That picture has too many pixels. At most {most} million are taken; make it smaller."
+BROKEN_PICTURE = "That picture is broken or cut short. Take another copy of it."
+NO_ADDRESS = "Addresses are not fetched here. Upload the file itself."
+NO_TEXT = "There is no text. Write something first."
+TEXT_TOO_LONG = "That text has {length:,} characters. At most {most:,} are taken; nothing was cut."
+UNUSABLE = "That input cannot be used. Try another one."
+FAILED = "That did not work, and it is not your fault. Try again, or try another input."
+NOT_LOADED = "The model could not be loaded, so nothing can be predicted. Whoever runs this app finds the reason in its log."
+
+API_PREDICT = "One input in; gr.Label's {label, confidences} out. Words: a list of {entity, start, end, score}. Numbers: {value, low, high}."
