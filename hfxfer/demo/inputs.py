@@ -17,32 +17,30 @@ from hfxfer.demo.served import Served
 MOST_EXAMPLES = 12
 
 
-class Picture(gr.Image):
-    """gr.Image that hands on the path of what was uploaded: gradio would decode it before its size is known (6.31, image_utils.preprocess_image)."""
+def untouched(component: Any, preprocess: Callable[[Any], Any]) -> Any:
+    """The component, handing on what `preprocess` makes of an upload instead of what gradio would, and fetching no address.
 
-    is_template = True
+    gradio (6.31, image_utils.preprocess_image) decodes a picture before its size is known. Not a subclass: for one, gradio writes a
+    file beside the source.
+    """
+    move = component.async_move_resource_to_block_cache
 
-    def preprocess(self, payload: Any) -> str | None:
-        return uploaded(payload)
+    async def only_files(path: Any) -> Any:
+        if str(path or "").lower().startswith(("http:", "https:")):
+            raise gr.Error(words.NO_ADDRESS, print_exception=False)
+        return await move(path)
 
-    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
-        refuse_address(url_or_file_path)
-        return await super().async_move_resource_to_block_cache(url_or_file_path)
+    component.preprocess, component.async_move_resource_to_block_cache = preprocess, only_files
+    return component
 
 
 def uploaded(payload: Any) -> str | None:
-    """The path of an upload, which gradio has checked to lie among its uploads."""
+    """The path of an upload, which gradio has checked to lie among its uploads. Raises gr.Error for anything else."""
     if payload is None:
         return None
     if not payload.path or (payload.url or "").startswith("data:"):
         raise gr.Error(words.NO_ADDRESS, print_exception=False)
     return payload.path
-
-
-def refuse_address(path: Any) -> None:
-    """gradio would fetch it, without a limit on its size."""
-    if str(path or "").lower().startswith(("http:", "https:")):
-        raise gr.Error(words.NO_ADDRESS, print_exception=False)
 
 
 class InputBox:
@@ -51,8 +49,9 @@ class InputBox:
     def __init__(self, served: Served):
         self.served = served
         if served.is_image:
-            self.components: list[Any] = [Picture(label=words.PICTURE, type="filepath", sources=["upload", "clipboard", "webcam"], height=320,
-                                                  alt_text=words.PICTURE_TEXT, buttons=["fullscreen"], elem_id="input")]
+            picture = gr.Image(label=words.PICTURE, sources=["upload", "clipboard", "webcam"], height=320, alt_text=words.PICTURE_TEXT,
+                               buttons=["fullscreen"], elem_id="input")
+            self.components: list[Any] = [untouched(picture, uploaded)]
         else:
             hint = words.WORDS_HINT if served.is_tokens else words.TEXT_HINT
             self.components = [gr.Textbox(label=words.TEXT, placeholder=hint, lines=4, max_lines=16, elem_id="input")]
