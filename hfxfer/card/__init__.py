@@ -82,10 +82,11 @@ def _body(facts: Facts, asked: list[str]) -> str:
     """The template with its placeholders filled; blocks whose placeholder is empty are left out, and so are headings above nothing."""
     values = {"title": escaped(facts.name), "summary": _summary(facts), "space": _space(facts), "stand_in": _stand_in(facts),
               "transformers": _usage.transformers_snippet(facts), "timm": _usage.timm_snippet(facts), "hfxfer": _usage.hfxfer_snippet(facts),
-              "context": _results.context(facts), "seed": str(facts.recipe.seed), "scores": _results.scores_table(facts),
+              "measured": _results.measured(facts), "split": escaped(facts.split), "scores": _results.scores_table(facts),
               "by_class": _results.class_table(facts), "calibration": _results.calibration(facts),
-              "limits": _results.limits(facts), "counts": _training.counts_table(facts),
-              "data_notes": _training.data_notes(facts), "data": escaped(facts.data_name), "method": _training.method(facts),
+              "limits_title": f"Limits, as measured on the {escaped(facts.split)} split" if facts.whole else "Limits", "limits": _results.limits(facts),
+              "data": escaped(facts.data_name) if facts.data["splits"] else "", "counts": _training.counts_table(facts),
+              "data_notes": _training.data_notes(facts), "method": _training.method(facts),
               "settings": _training.settings_table(facts), "course": _training.course(facts), "machine": _training.machine(facts),
               "command": _training.command(facts), "questions": "\n".join(f"- {each}" for each in asked)}
     values |= {name: f"figures/{file}.png" if f"{file}.png" in facts.figures else "" for name, file in FIGURES.items()}
@@ -137,11 +138,13 @@ def _summary(facts: Facts) -> str:
     given = {"image-classification": "a picture", "text-classification": "a pair of texts" if "text_pair" in facts.data["columns"] else "a text",
              "token-classification": "each word of a text"}.get(facts.task, "an input")
     labels = f" ({listed(facts.labels)})" if facts.labels else ""
-    rows = counted(facts.data["splits"]["train"]["num_rows"], "training row")
-    text = (f"This model gives {given} {what}{labels}; it was fine-tuned from {escaped(facts.base_name)} on {rows} of {escaped(facts.data_name)} "
-            "with hfxfer.")
+    rows = counted(facts.data["splits"].get("train", {}).get("num_rows", 0), "training row")
+    came = (f"it was fine-tuned from {escaped(facts.base_name)} on {rows} of {escaped(facts.data_name)} with hfxfer" if facts.was_trained else
+            f"its weights are those of {escaped(facts.base_name)}, published as they were loaded")
+    text = f"This model gives {given} {what}{labels}; {came}."
     score = facts.primary
     if score is None:
         return text
     limits = f" (95 % interval {interval(score)})" if interval(score) else ""
-    return f"{text} On {counted(score['num_rows'], 'row')} of the {score['split']} split its {escaped(score['metric'])} is {number(score)}{limits}."
+    rows = f"{counted(score['num_rows'], 'row')} of the {escaped(score['split'])} split"
+    return f"{text} On {rows} its {escaped(score['metric'])} is {number(score)}{limits}."

@@ -104,7 +104,7 @@ class Facts:
 
     @property
     def whole(self) -> list[dict[str, Any]]:
-        """Scores of the whole test split that have a value; not that of the model before calibration, which nobody gets."""
+        """Scores of the whole split that have a value; not that of the model before calibration, which nobody gets."""
         return [score for score in self.scores["scores"] if score["label"] is None and score["value"] is not None and score["metric"] != BEFORE]
 
     @property
@@ -116,9 +116,24 @@ class Facts:
                 found.setdefault(score["label"], {})[score["metric"]] = score
         return found
 
-    def test_count(self, label: str) -> int | None:
-        """Test rows with that label; of entities, how many begin. None where it is not known."""
-        counts = self.data["splits"].get("test", {}).get("classes", {})
+    @property
+    def split(self) -> str:
+        """The one that was scored: test, but in a script, which has its own."""
+        return next((score["split"] for score in self.scores["scores"]), "test")
+
+    @property
+    def from_script(self) -> bool:
+        """True where a script called the trainer, with data and code that the Run does not know."""
+        return bool(self.environment.get("script"))
+
+    @property
+    def was_trained(self) -> bool:
+        """False of a model that a script published as it had loaded it."""
+        return not self.from_script or bool(self.events("end") or self.events("save"))
+
+    def scored_rows(self, label: str) -> int | None:
+        """Rows with that label in the split that was scored; of entities, how many begin. None where it is not known."""
+        counts = self.data["splits"].get(self.split, {}).get("classes", {})
         return counts.get(label, counts.get(f"B-{label}"))
 
     @cached_property

@@ -25,7 +25,7 @@ def metadata(facts: Facts, *, card_examples: bool, language: list[str] | None, l
     terms = {"license": license} if license else licences.inherited(facts.base, facts.config)
     found: dict[str, Any] = {"language": language or None, **terms, "library_name": "timm" if facts.is_timm else "transformers",
                              "pipeline_tag": facts.task, "tags": _tags(facts), "datasets": [facts.data_id] if facts.data_id else None}
-    if facts.base_id:
+    if facts.base_id and facts.was_trained:
         found |= {"base_model": facts.base_id, "base_model_relation": "finetune"}
     found["metrics"] = list(dict.fromkeys(HUB_METRICS.get(score["metric"], score["metric"]) for score in facts.whole)) or None
     found["widget"] = _widget(facts) if card_examples else None
@@ -84,7 +84,7 @@ def questions(facts: Facts, known: dict[str, Any]) -> list[str]:
         asked.append("Under which licence may the model be used? The checkpoint it came from says none. Answer with --license.")
     if "language" not in known and facts.task != "image-classification":
         asked.append("Which language are the texts in? Answer with --language.")
-    if "base_model" not in known:
+    if "base_model" not in known and facts.was_trained:
         asked.append("Which model of the Hub was the starting checkpoint? Put its id into the metadata, as base_model.")
     if "datasets" not in known:
         asked.append("Where do the data come from, who may use them, and do they show or name people who have not agreed?")

@@ -17,9 +17,17 @@ ALL_SCORES = " (all are in [scores.json](scores.json))"
 
 
 def context(facts: Facts) -> str:
-    """Split, rows, data, seed of the scores."""
-    score = facts.primary or {"split": "test", "num_rows": 0, "seed": facts.recipe.seed}
-    return f"{counted(score['num_rows'], 'row')} of the {score['split']} split of {escaped(facts.data_name)}"
+    """Split, rows and data of the scores."""
+    score = facts.primary or {"split": "test", "num_rows": 0}
+    return f"{counted(score['num_rows'], 'row')} of the {escaped(score['split'])} split of {escaped(facts.data_name)}"
+
+
+def measured(facts: Facts) -> str:
+    """How the scores came about, or that there are none. A script's rows may have been looked at more than once."""
+    if facts.from_script and not facts.whole:
+        return "It was not evaluated: the script that published it gave no rows to score it on."
+    once, when = "" if facts.from_script else " once,", f" after training with seed {facts.recipe.seed}," if facts.was_trained else ""
+    return f"Measured{once}{when} on {context(facts)}. All scores with their context are in [scores.json](scores.json)."
 
 
 def scores_table(facts: Facts) -> str:
@@ -36,15 +44,15 @@ def class_table(facts: Facts) -> str:
     if not found:
         return ""
     metrics = list(dict.fromkeys(metric for scores in found.values() for metric in scores))
-    counts = {label: facts.test_count(label) for label in found}
+    counts = {label: facts.scored_rows(label) for label in found}
     rows = [[escaped(label), "" if counts[label] is None else f"{counts[label]:,}",
              *(with_interval(scores[metric]) if metric in scores else "" for metric in metrics)] for label, scores in found.items()]
-    return table([_row_head(facts), "in the test split", *map(escaped, metrics)], rows, rest=ALL_SCORES)
+    return table([_row_head(facts), f"in the {escaped(facts.split)} split", *map(escaped, metrics)], rows, rest=ALL_SCORES)
 
 
 def greater_is_better(metric: str) -> bool:
     """False of errors; also of scores that are no metric by themselves."""
-    return METRICS[metric].greater_is_better if metric in METRICS else not metric.startswith(("ece", "half_width"))
+    return METRICS[metric].greater_is_better if metric in METRICS else not metric.startswith(("ece", "half_width")) and metric != "loss"
 
 
 def _row_head(facts: Facts) -> str:
@@ -54,7 +62,7 @@ def _row_head(facts: Facts) -> str:
 def calibration(facts: Facts) -> str:
     """How far the stated probabilities and numbers can be believed; empty where nothing is known of it. What was fitted is in the config."""
     by_metric = {score["metric"]: score for score in facts.whole}
-    rows = counted(facts.data["splits"].get("validation", {}).get("num_rows", 0), "validation row")
+    rows = counted(facts.data["splits"].get("validation", {}).get("num_rows", 0), "validation row") if facts.was_trained else "rows of its training"
     temperature, threshold, width = (facts.config.get(f"hfxfer_{name}") for name in ("temperature", "threshold", "half_width"))
     lines = []
     if "ece" in by_metric:
@@ -75,7 +83,7 @@ def calibration(facts: Facts) -> str:
 
 def limits(facts: Facts) -> str:
     """What was seen to go wrong, one list item each."""
-    found = [*_weakest(facts), *_confusions(facts), *_values(facts), *_unknown(facts)]
+    found = [*_weakest(facts), *(_confusions(facts) + _values(facts) if facts.run.predictions_path.is_file() else ()), *_unknown(facts)]
     return "\n".join(f"- {line}" for line in found)
 
 
@@ -90,8 +98,9 @@ def _weakest(facts: Facts) -> list[str]:
     scored = [(label, score) for label, score in sorted(scored, key=lambda each: each[1]["value"]) if score["value"] < 1][:min(MOST, len(scored) - 1)]
     if not scored:
         return [f"Every {_row_head(facts)} scored 1 in {escaped(metric)}: {context(facts)} are too few to show where it fails."]
-    counts = {label: facts.test_count(label) for label, _ in scored}
-    named = "; ".join(f"{escaped(label)} {with_interval(score)}" + ("" if counts[label] is None else f", {counts[label]:,} in the test split")
+    counts = {label: facts.scored_rows(label) for label, _ in scored}
+    where = f"in the {escaped(facts.split)} split"
+    named = "; ".join(f"{escaped(label)} {with_interval(score)}" + ("" if counts[label] is None else f", {counts[label]:,} {where}")
                       for label, score in scored)
     return [f"Weakest by {escaped(metric)} [95 % interval]: {named}."]
 
@@ -154,15 +163,15 @@ def _values(facts: Facts) -> list[str]:
     named = [f"{np.abs(error[rows]).mean():.4g} {what} ({counted(int(rows.sum()), 'row')})" for what, rows in thirds if rows.any()]
     span = f"{reference.min():.4g} to {reference.max():.4g}"
     return [*lines, f"Mean absolute error by true value: {'; '.join(named)}.",
-            f"True values of the test split are from {span}; beyond them nothing was measured."]
+            f"True values of the {escaped(facts.split)} split are from {span}; beyond them nothing was measured."]
 
 
 def _unknown(facts: Facts) -> list[str]:
     """What the data do not allow to say."""
     data, lines = facts.data, []
     for split, labels in data.get("missing_classes", {}).items():
-        if split == "test":
-            lines.append(f"Nothing is known of {listed(labels)}: without an example in the test split.")
+        if split == facts.split:
+            lines.append(f"Nothing is known of {listed(labels)}: without an example in the {split} split.")
     if data.get("small_classes"):
         named = [f"{escaped(label)} ({number_of})" for label, number_of in data["small_classes"].items()]
         more = f" and {len(named) - 10} more" if len(named) > 10 else ""
@@ -172,4 +181,6 @@ def _unknown(facts: Facts) -> list[str]:
             lines.append(f"{counted(len(data[key]), one, many)} in more than one split, so the scores look better than they are.")
     if data.get("conflicts"):
         lines.append(f"{counted(len(data['conflicts']), 'input has', 'inputs have')} different labels in the data.")
+    if facts.split == "validation" and any(event.get("best_step") for event in facts.events("end")):
+        lines.append("The validation split also chose the checkpoint, so new rows will score a little lower.")
     return lines

@@ -25,8 +25,10 @@ def counts_table(facts: Facts) -> str:
     """Examples of each class in each split; rows of each split where there are no classes."""
     splits = facts.data["splits"]
     names = [name for name in SPLITS if name in splits]
+    if not names:
+        return ""
     rows = [["all rows", *(f"{splits[name]['num_rows']:,}" for name in names)]]
-    for label in splits["train"]["classes"]:
+    for label in splits[names[0]]["classes"]:
         rows.append([escaped(label), *(f"{splits[name]['classes'].get(label, 0):,}" for name in names)])
     return table(["", *names], rows)
 
@@ -35,6 +37,8 @@ def data_notes(facts: Facts) -> str:
     """Where the splits come from, what was found in them, and what the rows are known by."""
     data = facts.data
     of = {name: split["origin"] for name, split in data["splits"].items()}
+    if not data.get("fingerprint"):  # a script's items, already encoded: nobody looked into them
+        return ""
     lines = [f"Splits: {', '.join(f'{name} ({escaped(of[name])})' for name in SPLITS if name in of)}."]
     found = [counted(len(data[key]), one, many) if data.get(key) else f"no {one}" for key, one, many in (
         ("duplicates", "input that stands more than once in a split", "inputs that stand more than once in a split"),
@@ -55,6 +59,8 @@ def method(facts: Facts) -> str:
     if architecture and architecture != facts.base_name:
         source += f" ({escaped(architecture)})"
     revision = f", revision {escaped(facts.base['revision'])}" if facts.base.get("revision") and facts.base_id else ""
+    if not facts.was_trained:
+        return f"- The weights are those of {source}{revision}; they were published as they were loaded."
     lines = [f"- From {source}{revision}.", f"- Method `{facts.recipe.method}`: {METHODS.get(facts.recipe.method, 'see the recipe')}."]
     for stage in facts.events("stage"):
         named = f"Stage {escaped(stage['name'])}: " if stage["name"] else ""
@@ -63,6 +69,8 @@ def method(facts: Facts) -> str:
         best = f"; the best checkpoint on validation, of step {end['best_step']:,}, was kept" if end.get("best_step") else ""
         early = ", ended early because validation no longer improved" if end.get("stopped_early") else ""
         lines.append(f"- {counted(end['step'], 'step')} in {end['epoch']:.3g} epochs{early}{best}.")
+    else:
+        lines += [f"- Training was still going on: this is the model of step {event['step']:,}." for event in facts.events("save")[-1:]]
     if facts.ladder:
         rungs = ", ".join(rung["method"] for rung in facts.ladder["rungs"])
         lines.append(f"- Chosen by `hfxfer ladder` among {rungs}: {escaped(facts.ladder['reason'], 500)}.")
@@ -71,6 +79,8 @@ def method(facts: Facts) -> str:
 
 def settings_table(facts: Facts) -> str:
     """Settings that differ from hfxfer's defaults, as they were used: what was auto stands here as a value."""
+    if not facts.was_trained:
+        return ""
     defaults = {each.name: each.default for each in dataclasses.fields(Recipe)}
     shared = facts.recipe.shareable().to_dict()
     rows = [[f"`{name}`", _value(value)] for name, value in shared.items()
@@ -97,7 +107,7 @@ def course(facts: Facts) -> str:
         step = -(-(len(evaluations) - 1) // (MOST_EVALUATIONS - 1))
         evaluations = [*evaluations[:-1:step], evaluations[-1]]
     keys = [key for key in ("eval_loss", f"eval_{metric}") if any(key in event for event in evaluations)]
-    if not keys:
+    if not keys or not facts.was_trained:
         return ""
     shown = [[f"{event['epoch']:g}", f"{event['step']:,}", *(f"{event[key]:.4f}" if key in event else "" for key in keys)] for event in evaluations]
     rows = facts.data["splits"]["validation"]["num_rows"] if "validation" in facts.data["splits"] else 0
@@ -108,6 +118,8 @@ def course(facts: Facts) -> str:
 
 def machine(facts: Facts) -> str:
     """Hardware, time and versions."""
+    if not facts.was_trained:
+        return ""
     environment, end = facts.environment, (facts.events("end") or [{}])[-1]
     device = "a CPU" if environment["device"] == "cpu" else escaped(environment["device"])
     many = f"{environment['processes']} processes on " if environment.get("processes", 1) > 1 else ""
@@ -119,7 +131,11 @@ def machine(facts: Facts) -> str:
 
 
 def command(facts: Facts) -> str:
-    """What trains it again, and what the words in capitals stand for."""
+    """What trains it again, and what the words in capitals stand for; of a script its settings."""
+    beside = "The recipe lies beside this card, in [recipe.yaml](recipe.yaml)."
+    if facts.from_script:
+        more = "It holds the settings of a script that used `hfxfer.TransferTrainer`; its code and data are not among them."
+        return f"{beside} {more}" if facts.was_trained else ""
     words, stand = ["hfxfer", "train", "recipe.yaml"], []
     if not facts.base_id:
         words += ["--model", "BASE"]
@@ -128,7 +144,7 @@ def command(facts: Facts) -> str:
         words += ["--data", "DATA"]
         stand.append(f"`DATA` is the data set {escaped(facts.data_name)}")
     stand.append("`RUN` is a new folder")
-    return f"{fenced(' '.join([*words, '--output_dir', 'RUN']), 'bash')}\n\n{_joined(stand)}."
+    return f"{beside}\n\n{fenced(' '.join([*words, '--output_dir', 'RUN']), 'bash')}\n\n{_joined(stand)}."
 
 
 def _joined(parts: list[str]) -> str:
