@@ -1,59 +1,54 @@
-"""hub: the only module that writes to the network.
+"""hub: `push` and `push_space`: what goes up, whose token it is, the question, and what is kept of it. `repository` sends it.
 
 `push` sends exactly `model/` of a Run as one commit. Order: what can be refused without the network, whose token it is, what the Hub
-has already, the question, the commit, and what the Hub then holds, read back. `create_commit` is one request and atomic, and raises when
-its answer is lost although the commit exists (huggingface_hub 2.4): heads are compared before it is tried again. The token is the
-client's own (HF_TOKEN or its login), and never a setting.
+has already, the question, the commit, and what the Hub then holds, read back. The token is the client's own (HF_TOKEN or its login), and
+never a setting.
 """
 
 from __future__ import annotations
 
-import hashlib
-import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console, publishing
-from hfxfer.errors import RecipeError, RefusedError, RunError, WorkError
-from hfxfer.network import LOGIN, asked, is_passing, patient, refusal, said, status_of, wait_after
+from hfxfer import card as cards
+from hfxfer import console, leaks, publishing, remote_card, repository, spaces
+from hfxfer.errors import RecipeError, RefusedError, RunError
+from hfxfer.network import LOGIN, asked, patient, said
+from hfxfer.repository import MAIN, Plan, Wanted
 from hfxfer.run import Run
 
-MAIN = "main"
 OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json",
              "preprocessor_config.json", "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
              "added_tokens.json", "*.model", "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
 """What would belong to another version of the model where `model/` no longer has it: deleted. Whatever else is there is somebody's own."""
 
+READER = "HFXFER_SPACE_TOKEN"
+"""The environment variable with the token that a Space loads a private model with."""
+
+SECRET = "HF_TOKEN"
+"""What that token is called in the Space, where huggingface_hub looks for it."""
+
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What a push would do. files: path → bytes. head: the commit it stands on; None for a repository that is not there yet."""
+class PushedSpace:
+    """Where the Space is now. commit: as in Pushed."""
 
+    space_id: str
     model_id: str
-    folder: Path
-    revision: str
-    head: str | None
-    new_branch: bool
-    private: bool
-    files: dict[str, int]
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
+    address: str
+    commit: str
+    sent: tuple[str, ...]
     deleted: tuple[str, ...]
-    foreign: tuple[str, ...]
-    verified: tuple[str, ...]
-    questions: tuple[str, ...]
-
-    @property
-    def sent(self) -> tuple[str, ...]:
-        return tuple(sorted((*self.added, *self.changed)))
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """Where the model is now. commit: its id, new or, where nothing had changed, the one that was there."""
+    """Where the model is now. commit: its id, new or, where nothing had changed, the one that was there. space: where it was asked for."""
 
     model_id: str
     address: str
@@ -62,54 +57,102 @@ class Pushed:
     sent: tuple[str, ...]
     deleted: tuple[str, ...]
     verified: tuple[str, ...]
+    space: PushedSpace | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A file on the Hub: git's hash of the content, or the content's SHA-256 where it is in LFS."""
+def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., None] | None = None, private: bool = False,
+         revision: str = MAIN, commit_message: str = "", allow: Iterable[str] = (), license: str | None = None, card: str = "",
+         space: bool = False, hub_space_id: str = "") -> Pushed:
+    """Publish `model/` of a finished Run as one commit, and with `space` its Space as another.
 
-    size: int
-    blob: str
-    sha256: str | None
-
-
-def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[[Plan], None] | None = None, private: bool = False,
-         revision: str = MAIN, commit_message: str = "", allow: Iterable[str] = (), license: str | None = None) -> Pushed:
-    """Publish `model/` of a finished Run as one commit.
-
-    confirm: called with the Plan before anything is written; raises where the answer is no. revision: a branch, made where it is not there.
-    allow, license: as `publishing.pack`. Raises RefusedError before anything was sent, WorkError after; the same call goes on.
+    confirm: called with a Plan for each repository before anything is written; raises where the answer is no. revision: a branch, made where
+    it is not there. allow, license: as `publishing.pack`. card: whose edits stay where the card was edited here and on the Hub: run or hub.
+    hub_space_id: of the Space; `hub_model_id`-demo by default.
+    Raises RefusedError before anything was sent, WorkError after; the same call goes on.
     """
     run = run if isinstance(run, Run) else Run(run)
     from huggingface_hub import HfApi
 
     token = token_for(hub_model_id)
-    packed = publishing.pack(run, model_id=hub_model_id, license=license, allow=allow, secrets=[token])
+    space_id = (hub_space_id or f"{hub_model_id}-demo") if space or hub_space_id else ""
+    if space_id:
+        check_id(space_id, "--hub_space_id")
+    # Where the card that was pushed is here no more, what was written into it by hand is on the Hub only.
+    last = _last_push(run, hub_model_id, revision) if (run.model_dir / "README.md").is_file() else {}
+    settings = {"model_id": hub_model_id, "license": license, "space_id": space_id}
+    checks = {"allow": tuple(allow), "secrets": [token]}
+    packed = publishing.pack(run, **settings, **checks)
     if packed.left_out:
         console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
     api = HfApi()
-    with patient():
+    with patient(), tempfile.TemporaryDirectory(prefix="hfxfer-") as folder:
         check_account(api, hub_model_id)
+        wanted = Wanted(hub_model_id, "model", run.model_dir, packed.files, OWN_FILES, revision, private, last.get("commit", ""))
+        plan = repository.planned(api, wanted)
+        theirs = remote_card.edited(api, plan, packed.card, lambda existing: cards.render(run, existing=existing, **settings), last, card)
+        if theirs:
+            packed = publishing.pack(run, existing=theirs, **settings, **checks)
+            plan = repository.planned(api, replace(wanted, files=packed.files))
         check_card(api, packed.card.text)
+        plan = replace(plan, notes=_notes(packed, bool(theirs)))
         verified = publishing.prove(run)  # after what is asked in a second: it imports each library
-        plan = _plan(api, run, packed, (hub_model_id, revision, private), verified)
+        demo = _planned_demo(api, run, plan, space_id, Path(folder)) if space_id else None
         if confirm is not None:
-            confirm(plan)
-        return _carried_out(api, plan, commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
+            confirm(plan, *([demo.plan] if demo else []))
+        commit = repository.sent(api, plan, repository.made(api, plan), commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
+        _record(run, hub_model_id, revision, commit=commit, card=remote_card.git_hash((run.model_dir / "README.md").read_bytes()))
+        shown = _sent_space(api, demo, run, commit != plan.head) if demo else None
+    return Pushed(hub_model_id, repository.address(api, plan), revision, commit, plan.sent, plan.deleted, verified, shown)
 
 
-def token_for(model_id: str) -> str:
-    """The token at hand. Raises RefusedError where there is none, or the network is switched off, or the id is none."""
-    from huggingface_hub import constants, get_token
+def push_space(source: str | Path, *, hub_space_id: str, hub_model_id: str = "", revision: str = "", private: bool | None = None,
+               output_dir: str | Path | None = None, overwrite: bool = False, confirm: Callable[..., None] | None = None,
+               commit_message: str = "") -> PushedSpace:
+    """Publish a Space for a model that is on the Hub: of a Run, or by its Hub id.
+
+    private: of a new Space; None is as the model is. output_dir: keep its folder there; overwrite, hub_model_id, revision: as `spaces.claim`
+    and `spaces.describe`. confirm: as in `push`. Raises RefusedError before anything was sent, WorkError after; the same call goes on.
+    """
+    from huggingface_hub import HfApi
+
+    token_for(hub_space_id, "--hub_space_id")
+    api, run = HfApi(), Run(source)
+    with ExitStack() as stack:
+        stack.enter_context(patient())
+        about = spaces.describe(source, hub_model_id=hub_model_id, revision=revision)
+        folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hfxfer-")))
+        spaces.claim(folder, overwrite)
+        last = _last_push(run, about.model_id, about.revision or MAIN)
+        demo = _planned_space(api, about, Wanted(hub_space_id, "space", folder, {}, spaces.OWN_FILES, last=last.get("space_commit", "")),
+                              private, _closed(api, about))
+        if confirm is not None:
+            confirm(demo.plan)
+        return _sent_space(api, demo, run, False, commit_message)
+
+
+def _notes(packed: publishing.Package, is_merged: bool) -> tuple[str, ...]:
+    merged = ("README.md was edited on the Hub: those edits stay",) if is_merged else ()
+    return (*merged, *(f"to answer in the card: {question}" for question in packed.card.questions))
+
+
+def check_id(repo_id: str, flag: str = "--hub_model_id") -> None:
+    """Raises RecipeError where it is no id of a repository with its owner."""
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     try:
-        validate_repo_id(model_id)
-        legal = model_id.count("/") == 1
+        validate_repo_id(repo_id)
+        legal = repo_id.count("/") == 1
     except HFValidationError:
         legal = False
     if not legal:
-        raise RecipeError(f"--hub_model_id is {model_id!r}; allowed: NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets")
+        raise RecipeError(f"{flag} is {repo_id!r}; allowed: NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets")
+
+
+def token_for(repo_id: str, flag: str = "--hub_model_id") -> str:
+    """The token at hand. Raises RefusedError where there is none, or the network is switched off, or the id is none."""
+    from huggingface_hub import constants, get_token
+
+    check_id(repo_id, flag)
     if constants.HF_HUB_OFFLINE:
         raise RefusedError("HF_HUB_OFFLINE=1 is set, and a push needs the network. Unset it (and TRANSFORMERS_OFFLINE), and push again")
     found = get_token()
@@ -120,7 +163,7 @@ def token_for(model_id: str) -> str:
 
 # --- what the Hub says -----------------------------------------------------------------------------------------------
 
-def check_account(api: Any, model_id: str) -> None:
+def check_account(api: Any, repo_id: str, flag: str = "--hub_model_id") -> None:
     """The token is known and may write in that namespace. Raises RefusedError."""
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -128,7 +171,7 @@ def check_account(api: Any, model_id: str) -> None:
         who = asked("asking whose token it is", api.whoami, HfHubHTTPError)
     except HfHubHTTPError as error:
         raise RefusedError(f"{api.endpoint} does not know the token ({said(error)}). {LOGIN}") from error
-    name, namespace = who["name"], model_id.split("/")[0]
+    name, namespace = who["name"], repo_id.split("/")[0]
     access = (who.get("auth") or {}).get("accessToken") or {}
     mend = f"Make a token that may write at {api.endpoint}/settings/tokens, and log in with it: hf auth login"
     if access.get("role") == "read":
@@ -136,20 +179,25 @@ def check_account(api: Any, model_id: str) -> None:
     groups = {group["name"]: group.get("roleInOrg", "write") for group in who.get("orgs", ())}
     if namespace != name and groups.get(namespace, "none") in ("none", "read"):
         mine = ", ".join([name, *(group for group, role in groups.items() if role != "read")])
-        raise RefusedError(f"{name} may not write in {namespace}; allowed: {mine}. Choose another --hub_model_id, or {LOGIN[0].lower()}{LOGIN[1:]}")
+        raise RefusedError(f"{name} may not write in {namespace}; allowed: {mine}. Choose another {flag}, or {LOGIN[0].lower()}{LOGIN[1:]}")
     if access.get("role") == "fineGrained":
-        scoped = (access.get("fineGrained") or {}).get("scoped", ())
-        granted = {right for each in scoped if each["entity"].get("name") in (namespace, model_id) for right in each["permissions"]}
-        if "repo.write" not in granted:
-            raise RefusedError(f"the token {access.get('displayName', '')!r} of {name} may not write to {model_id}. {mend}")
+        if "repo.write" not in _granted(access, namespace, repo_id):
+            raise RefusedError(f"the token {access.get('displayName', '')!r} of {name} may not write to {repo_id}. {mend}")
 
 
-def check_card(api: Any, text: str) -> None:
+def _granted(access: dict[str, Any], *names: str) -> set[str]:
+    """What a fine-grained token may in these namespaces and repositories; anywhere where none is named."""
+    fine = access.get("fineGrained") or {}
+    rights = {right for each in fine.get("scoped", ()) if not names or each["entity"].get("name") in names for right in each["permissions"]}
+    return rights | (set() if names else set(fine.get("global", ())))
+
+
+def check_card(api: Any, text: str, kind: str = "model") -> None:
     """The Hub's own check of the metadata. Raises RunError with all that it says."""
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     def ask() -> dict[str, Any]:
-        answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json={"content": text, "repoType": "model"}, headers=build_hf_headers())
+        answer = get_session().post(f"{api.endpoint}/api/validate-yaml", json={"content": text, "repoType": kind}, headers=build_hf_headers())
         if answer.status_code != 400:
             hf_raise_for_status(answer)
         return answer.json()
@@ -157,120 +205,133 @@ def check_card(api: Any, text: str) -> None:
     found = asked("checking the card", ask)
     wrong = [str(each.get("message")) for each in found.get("errors", ())]
     if wrong:
-        raise RunError("\n".join(["the Hub refuses the card's metadata:", *(f"  - {each}" for each in wrong), "Mend it in model/README.md"]))
+        mend = f"Mend it in {'model/' if kind == 'model' else ''}README.md"
+        raise RunError("\n".join(["the Hub refuses the card's metadata:", *(f"  - {each}" for each in wrong), mend]))
     for each in found.get("warnings", ()):
         console.hint(f"the Hub says of the card: {each.get('message')}")
 
 
-def _remote(api: Any, model_id: str, revision: str, *expected: type[Exception]) -> tuple[str, dict[str, Stored]]:
-    """(head, path → what is stored) of a revision. Raises the client's `expected` errors, or ours."""
-    def read() -> tuple[str, dict[str, Stored]]:
-        # The tree is that of the head, not of the branch, which may move between two pages of it.
-        head = api.model_info(model_id, revision=revision).sha
-        tree = api.list_repo_tree(model_id, recursive=True, revision=head)
-        return head, {each.path: Stored(each.size, each.blob_id, each.lfs.sha256 if each.lfs else None) for each in tree if hasattr(each, "blob_id")}
+# --- Spaces ----------------------------------------------------------------------------------------------------------
 
-    return asked(f"reading what is in {model_id}", read, *expected)
+@dataclass(frozen=True, slots=True)
+class _Demo:
+    """A Space as it would be pushed. unset: variables to take away. reader: the token for its secret, "" where it gets none."""
+
+    plan: Plan
+    about: spaces.About
+    variables: dict[str, str]
+    unset: tuple[str, ...]
+    reader: str
 
 
-def _plan(api: Any, run: Run, packed: publishing.Package, wanted: tuple[str, str, bool], verified: tuple[str, ...]) -> Plan:
-    """Compare `model/` with what the Hub has."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+def _planned_demo(api: Any, run: Run, model: Plan, space_id: str, folder: Path) -> _Demo:
+    """The Space of a model that is pushed with it."""
+    about = spaces.describe(run.folder, hub_model_id=model.repo_id, revision=model.revision)
+    last = _last_push(run, model.repo_id, model.revision).get("space_commit", "")
+    closed = _closed(api, about) if model.head else "private" if model.private else ""
+    return _planned_space(api, about, Wanted(space_id, "space", folder, {}, spaces.OWN_FILES, last=last), None, closed)
 
-    model_id, revision, private = wanted
-    head, new_branch, theirs, is_private = None, False, {}, private
+
+def _closed(api: Any, about: spaces.About) -> str:
+    """Why a Space needs a token to load the model: private, gated or "". Raises RefusedError where the model is not on the Hub."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     try:
-        is_private = bool(asked(f"looking for {model_id}", lambda: api.model_info(model_id), RepositoryNotFoundError).private)
-        if private and not is_private:
-            raise RefusedError(f"{model_id} is there and public; --private is for a new one. Leave it out, or make it private at "
-                               f"{api.endpoint}/{model_id}/settings")
-        if revision != MAIN:
-            refs = asked(f"reading the branches of {model_id}", lambda: api.list_repo_refs(model_id))
-            new_branch = revision not in [branch.name for branch in refs.branches]
-            if revision in [tag.name for tag in refs.tags]:
-                raise RefusedError(f"--revision {revision} is a tag of {model_id}; allowed: a branch, there or new. Choose another name")
-        head, theirs = _remote(api, model_id, MAIN if new_branch else revision, RevisionNotFoundError)
-    except RepositoryNotFoundError:
-        new_branch = revision != MAIN
-    except RevisionNotFoundError as error:
-        raise RefusedError(f"{model_id} has no branch {MAIN} ({said(error)}). Make one, or give another --hub_model_id") from error
-    names = packed.files
-    left = [name for name in theirs if name not in names and name != ".gitattributes"]
-    own = [name for name in left if any(fnmatchcase(name, pattern) for pattern in OWN_FILES)]
-    return Plan(model_id, run.model_dir, revision, head, new_branch, is_private, names, tuple(name for name in names if name not in theirs),
-                tuple(name for name in names if name in theirs and not _is_same(run.model_dir / name, theirs[name])),
-                tuple(own), tuple(name for name in left if name not in own), verified, tuple(packed.card.questions))
+        found = asked(f"looking for {about.model_id}", lambda: api.model_info(about.model_id), RepositoryNotFoundError)
+    except RepositoryNotFoundError as error:
+        raise RefusedError(f"{about.model_id} is not on the Hub, and a Space loads its model from there. Push both: hfxfer push {about.source} "
+                           f"--hub_model_id {about.model_id} --space") from error
+    return "private" if found.private else "gated" if found.gated else ""
 
 
-def _is_same(path: Path, stored: Stored) -> bool:
-    """Whether a file is what is stored, by size and then by hash."""
-    size = path.stat().st_size
-    if size != stored.size:
-        return False
-    found = hashlib.sha256() if stored.sha256 else hashlib.sha1(b"blob %d\0" % size)  # git's own header of a blob
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            found.update(block)
-    return found.hexdigest() == (stored.sha256 or stored.blob)
+def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool | None, closed: str) -> _Demo:
+    """Write the folder and compare it with what the Hub has. private: None is as the model is. closed: as `_closed`."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    check_account(api, wanted.repo_id, "--hub_space_id")
+    try:
+        readme = repository.content(api, "space", wanted.repo_id, MAIN, "README.md", RepositoryNotFoundError, EntryNotFoundError).decode()
+    except (RepositoryNotFoundError, EntryNotFoundError):
+        readme = ""
+    spaces.write(about, wanted.folder, readme)
+    check_card(api, (wanted.folder / "README.md").read_text(encoding="utf-8"), "space")
+    files, _ = publishing.listing(wanted.folder)
+    secrets = [get_token() or "", os.environ.get(READER, "").strip()]
+    leaking = [str(each) for each in leaks.find(wanted.folder, files, secrets) if each.what == leaks.IN_USE]
+    if leaking:
+        raise RunError(f"the Space cannot be published: {'; '.join(leaking)}. Take it out of there")
+    plan = repository.planned(api, replace(wanted, files=files, private=bool(private)))
+    if plan.head is None and private is None:
+        plan = replace(plan, private=closed == "private")
+    return _with_settings(api, plan, about, closed)
 
 
-# --- writing ---------------------------------------------------------------------------------------------------------
-
-def _carried_out(api: Any, plan: Plan, message: str) -> Pushed:
-    address = f"{api.endpoint}/{plan.model_id}" + (f"/tree/{plan.revision}" if plan.revision != MAIN else "")
-    if plan.head is None:
-        asked(f"making {plan.model_id}", lambda: api.create_repo(plan.model_id, private=plan.private, exist_ok=True))
-        head = _remote(api, plan.model_id, MAIN)[0]
-    else:
-        head = plan.head
-    if plan.new_branch:
-        asked(f"making the branch {plan.revision}", lambda: api.create_branch(plan.model_id, branch=plan.revision, revision=head, exist_ok=True))
-    commit = _committed(api, plan, head, message) if plan.sent or plan.deleted else head
-    _, theirs = _remote(api, plan.model_id, commit)
-    if not _holds(plan, theirs):
-        raise WorkError(f"{plan.model_id} at {commit[:7]} is not what is in {plan.folder}: {', '.join(_differing(plan, theirs))}. "
-                        "Something changed while it was sent")
-    return Pushed(plan.model_id, address, plan.revision, commit, plan.sent, plan.deleted, plan.verified)
+def _with_settings(api: Any, plan: Plan, about: spaces.About, closed: str) -> _Demo:
+    """Which variables and which secret the Space lacks."""
+    there = asked("reading the Space's variables", lambda: api.get_space_variables(plan.repo_id)) if plan.head else {}
+    variables = {name: value for name, value in about.variables.items() if name not in there or there[name].value != value}
+    unset = tuple(name for name in spaces.VARIABLES if name in there and name not in about.variables)
+    reader, told = _reader(api, about.model_id, closed, plan) if closed else ("", [])
+    if os.environ.get(READER) and not closed:
+        console.hint(f"{about.model_id} is public: {READER} is not needed, and not sent")
+    told = [*(f"variable {name} = {value}" for name, value in variables.items()), *(f"variable {name} goes" for name in unset), *told]
+    return _Demo(replace(plan, settings=tuple(told)), about, variables, unset, reader)
 
 
-def _operations(plan: Plan) -> list[Any]:
-    """New objects at each attempt: the client writes into them."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+def _reader(api: Any, model_id: str, closed: str, plan: Plan) -> tuple[str, list[str]]:
+    """(token that a Space loads a model with that is not open to all, what is told of it). It may read, and nothing else; never the one in use."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HfHubHTTPError
 
-    return [*(CommitOperationAdd(name, str(plan.folder / name)) for name in plan.sent),
-            *(CommitOperationDelete(name, is_folder=False) for name in plan.deleted)]
-
-
-def _committed(api: Any, plan: Plan, head: str, message: str) -> str:
-    """Send the commit and return its id. A lost answer is known by the head, which then holds what was sent."""
-    for attempt in itertools.count(1):
-        try:
-            return api.create_commit(plan.model_id, _operations(plan), commit_message=message, revision=plan.revision, parent_commit=head).oid
-        except Exception as error:  # whatever the client, httpx or Xet raise: told apart just below
-            # The client wraps what befell one of several uploads.
-            failure = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, Exception) else error
-        if not is_passing(failure) and status_of(failure) != 412:
-            raise refusal(failure, f"sending to {plan.model_id}") from failure
-        now, theirs = _remote(api, plan.model_id, plan.revision)
-        if now != head and _holds(plan, theirs):
-            console.talk(f"the answer was lost, but the commit {now[:7]} is there")
-            return now
-        if now != head or status_of(failure) == 412:
-            raise WorkError(f"somebody else committed to {plan.model_id} meanwhile: {plan.revision} was at {head[:7]} and is now at {now[:7]}"
-                            f"{_title(api, plan, now)}. Nothing was overwritten. The same command again pushes on top of {now[:7]}") from failure
-        wait_after(failure, attempt, f"sending to {plan.model_id}")
-    raise AssertionError("unreachable: wait_after raises after the last attempt")
-
-
-def _title(api: Any, plan: Plan, head: str) -> str:
-    commits = asked(f"reading the commits of {plan.model_id}", lambda: api.list_repo_commits(plan.model_id, revision=head))
-    return f" ({commits[0].title!r} by {', '.join(commits[0].authors) or 'somebody'})" if commits else ""
+    value = os.environ.get(READER, "").strip()
+    make = f"Make one that may only read, at {api.endpoint}/settings/tokens, and set {READER} to it"
+    if not value:
+        if plan.head and SECRET in asked("reading the names of the Space's secrets", lambda: api.get_space_secrets(plan.repo_id)):
+            return "", []  # Set before; nobody can read it back.
+        raise RefusedError(f"{model_id} is {closed}, and a Space loads it with a token of its own. {make}; it becomes the Space's secret {SECRET}")
+    if value == get_token():
+        raise RefusedError(f"{READER} is the token in use, which may write, and a Space must not have it. {make}")
+    try:
+        who = asked(f"asking whose token {READER} is", lambda: api.whoami(token=value), HfHubHTTPError)
+    except HfHubHTTPError as error:
+        raise RefusedError(f"{api.endpoint} does not know the token in {READER} ({said(error)}). {make}") from error
+    access, namespace = (who.get("auth") or {}).get("accessToken") or {}, model_id.split("/")[0]
+    role, whose = access.get("role", "unknown"), f"the token {access.get('displayName', '')!r} of {who['name']}"
+    more = sorted(right for right in _granted(access) if not right.endswith(".read")) if role == "fineGrained" else [] if role == "read" else [role]
+    if more:
+        raise RefusedError(f"{READER} is {whose}, which is not read-only: {', '.join(more)}. {make}")
+    reads = namespace in (who["name"], *(group["name"] for group in who.get("orgs", ())))
+    if not reads or (role == "fineGrained" and "repo.content.read" not in _granted(access, namespace, model_id)):
+        raise RefusedError(f"{READER} is {whose}, which may not read {model_id}. {make}")
+    return value, [f"secret {SECRET} = {READER}, {whose}, which may only read"]
 
 
-def _differing(plan: Plan, theirs: dict[str, Stored]) -> list[str]:
-    missing = [name for name in plan.files if name not in theirs or not _is_same(plan.folder / name, theirs[name])]
-    return missing + [name for name in plan.deleted if name in theirs]
+def _sent_space(api: Any, demo: _Demo, run: Run, is_new_model: bool, message: str = "") -> PushedSpace:
+    """Variables and secret come before the commit, which starts the Space. One that stays as it is is started again for a new model."""
+    plan, about = demo.plan, demo.about
+    head = repository.made(api, plan)
+    for name, value in demo.variables.items():
+        asked(f"setting {name}", lambda name=name, value=value: api.add_space_variable(plan.repo_id, name, value))
+    for name in demo.unset:
+        asked(f"taking away {name}", lambda name=name: api.delete_space_variable(plan.repo_id, name))
+    if demo.reader:
+        asked(f"setting {SECRET}", lambda: api.add_space_secret(plan.repo_id, SECRET, demo.reader, description="read-only: loads the model"))
+    commit = repository.sent(api, plan, head, message or f"Upload the demo of {about.model_id} with hfxfer")
+    if is_new_model and plan.is_empty and asked("asking what the Space does", lambda: api.get_space_runtime(plan.repo_id)).stage == "RUNNING":
+        asked("starting the Space again", lambda: api.restart_space(plan.repo_id))
+    if run.exists():
+        _record(run, about.model_id, about.revision or MAIN, space_id=plan.repo_id, space_commit=commit)
+    return PushedSpace(plan.repo_id, about.model_id, repository.address(api, plan), commit, plan.sent, plan.deleted)
 
 
-def _holds(plan: Plan, theirs: dict[str, Stored]) -> bool:
-    return not _differing(plan, theirs)
+# --- what is kept of a push ------------------------------------------------------------------------------------------
+
+def _last_push(run: Run, model_id: str, revision: str) -> dict[str, Any]:
+    return next((each for each in run.pushes() if (each["model_id"], each["revision"]) == (model_id, revision)), {})
+
+
+def _record(run: Run, model_id: str, revision: str, **new: str) -> None:
+    """commit, card: of the model, and its README's hash; space_id, space_commit. The rest of the record stays."""
+    old = _last_push(run, model_id, revision)
+    run.write_json("pushed.json", [{"model_id": model_id, "revision": revision, **old, **new}, *(each for each in run.pushes() if each != old)])

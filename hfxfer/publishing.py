@@ -44,16 +44,17 @@ class Package:
     card: card.Card
 
 
-def pack(run: Run, *, model_id: str, license: str | None = None, allow: Iterable[str] = (), secrets: Iterable[str] = ()) -> Package:
+def pack(run: Run, *, model_id: str, allow: Iterable[str] = (), secrets: Iterable[str] = (), **card_settings: Any) -> Package:
     """Prepare and check `model/` of a finished Run. Writes model/README.md and model/recipe.yaml, nothing else.
 
-    allow: files or kinds of findings that may go up (`leaks.Finding.is_allowed`). secrets: never, whatever is allowed. Raises RunError.
+    allow: files or kinds of findings that may go up (`leaks.Finding.is_allowed`). secrets: never, whatever is allowed. card_settings: of
+    `card.write`. Raises RunError.
     """
     run.scores()
     faults = [*unfit(run.model_dir)]
     if faults:
         raise RunError(_all(run, faults))
-    written = card.write(run, model_id=model_id, license=license)
+    written = card.write(run, model_id=model_id, **card_settings)
     recipe, path = shareable_recipe(run), run.model_dir / "recipe.yaml"
     if not path.is_file() or path.read_text(encoding="utf-8") != recipe:
         write_text(path, recipe)

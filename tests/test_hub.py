@@ -188,7 +188,7 @@ def test_a_push_is_one_commit_of_exactly_the_model_folder(hub, hfxfer, run, push
     assert done.out == f"verified: transformers\nsent commit {commit.oid}\n{hub.endpoint}/{push.id}\n"
     assert last(done.talk) == f"next: hfxfer predict {push.id} INPUT"
     changed = {name for name in {**before, **contents(run)} if before.get(name) != contents(run).get(name)}
-    assert changed == {"model/README.md", "model/recipe.yaml"}
+    assert changed == {"model/README.md", "model/recipe.yaml", "pushed.json"}
     assert hub.leaks(hfxfer.writer) == [] and hfxfer.writer not in done.talk
 
 
@@ -246,24 +246,28 @@ def test_where_nobody_can_answer_nothing_is_sent(hub, hfxfer, run, push):
 @pytest.mark.parametrize("answer, refused", [("y", False), ("YES", False), ("n", True), ("", True)])
 def test_a_terminal_is_asked(monkeypatch, capsys, answer, refused):
     from hfxfer.errors import RefusedError
-    from hfxfer.hub import Plan
+    from hfxfer.repository import Plan
 
-    plan = Plan("me/x", Path("model"), "v2", "0123456789", True, True, {"a.json": 1200, "b.json": 5, "c.json": 1}, ("a.json",), ("b.json",), ("d.json",),
-                ("notes.md",), ("transformers",), ("Who?",))
+    plan = Plan("me/x", "model", Path("model"), "v2", "0123456789", True, True, {"a.json": 1200, "b.json": 5, "c.json": 1}, ("a.json",), ("b.json",),
+                ("d.json",), ("notes.md",), ("b.json",), notes=("to answer in the card: Who?",))
+    demo = Plan("me/x-demo", "space", Path("space"), "main", None, False, False, {"app.py": 999, "hfxfer/a.py": 1000, "hfxfer/b.py": 200},
+                ("app.py", "hfxfer/a.py", "hfxfer/b.py"), (), (), (), settings=("variable HFXFER_MODEL = me/x",))
     ours, theirs = os.openpty()
     os.write(ours, answer.encode() + b"\n")
     with open(theirs) as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
         if refused:
             with pytest.raises(RefusedError, match="^not pushed: the answer was not yes. Nothing was sent$"):
-                publish_command.confirm(plan, False, "the command")
+                publish_command.confirm([plan, demo], False, "the command")
         else:
-            publish_command.confirm(plan, False, "the command")
+            publish_command.confirm([plan, demo], False, "the command")
     os.close(ours)
     assert capsys.readouterr().err.split("\n") == [
         "me/x, private, branch v2 (new), on top of 0123456:", "  new          1.2 kB  a.json", "  changed         5 B  b.json",
-        "  deleted              d.json", "  stays                notes.md: not hfxfer's", "  2 of 3 files to send, 1.2 kB; 1 unchanged",
-        "to answer in the card: Who?", "push to me/x? [y/N]", ""]
+        "  deleted              d.json", "  lost                 b.json: as somebody changed it on the Hub since the last push",
+        "  stays                notes.md: not hfxfer's", "  2 of 3 files to send, 1.2 kB; 1 unchanged", "to answer in the card: Who?",
+        "Space me/x-demo, public, branch main, a new repository:", "  new           999 B  app.py", "  new          1.2 kB  hfxfer/, 2 files",
+        "  set                  variable HFXFER_MODEL = me/x", "  3 of 3 files to send, 2.2 kB", "push to me/x and me/x-demo? [y/N]", ""]
 
 
 def test_an_interrupted_push_ends_with_the_command_that_goes_on(hub, hfxfer, push):

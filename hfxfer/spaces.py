@@ -1,0 +1,137 @@
+"""spaces: the folder of a Gradio Space for a Run or a Hub model. No network of its own.
+
+app.py            spaces/demo/app.py as it is: it loads the model that the variable HFXFER_MODEL names
+requirements.txt  what the app imports, in the versions that are installed here
+README.md         the Space's front matter
+hfxfer/           this package, beside app.py: a build sees nothing but requirements.txt, so a wheel in the repository would not be found
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hfxfer import checkpoints
+from hfxfer.card._facts import is_hub_id
+from hfxfer.card._merge import dumped, split_metadata
+from hfxfer.errors import DependencyError, ModelError, RunError
+from hfxfer.run import Run, write_text
+from hfxfer.shipped import shipped
+
+OWN_FILES = ("app.py", "requirements.txt", "README.md", "hfxfer/*")
+"""What is replaced in a Space that is written again; whatever else is there is somebody's own."""
+
+REQUIRED = ("accelerate", "gradio", "huggingface_hub", "numpy", "pillow", "pyarrow", "pyyaml", "safetensors", "scipy", "timm", "torch", "torchvision",
+            "transformers")
+"""What app.py and the parts of hfxfer that it runs import; tests/test_spaces.py runs it with nothing else."""
+
+VARIABLES = ("HFXFER_MODEL", "HFXFER_REVISION")
+"""What app.py reads from its environment: a Hub id, and a branch where it is not main."""
+
+FIXED = ("sdk", "sdk_version", "python_version", "app_file", "models")
+"""Front matter that the Space does not run without; the rest stays as somebody edited it."""
+
+BODY = """A demo of a model that was fine-tuned with hfxfer, written by `hfxfer space`. The variable `HFXFER_MODEL` says which model it loads;
+`hfxfer/` is the package that loads it. Writing or pushing it again replaces both, `app.py` and `requirements.txt`; what is edited here stays."""
+
+LONGEST_DESCRIPTION = 60
+"""Characters that the Hub takes as short_description."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a Space shows. source: as it was given. revision: branch of the model, or "". datasets: Hub ids."""
+
+    source: str
+    model_id: str
+    revision: str
+    task: str
+    datasets: tuple[str, ...]
+
+    @property
+    def variables(self) -> dict[str, str]:
+        return {name: value for name, value in zip(VARIABLES, (self.model_id, self.revision)) if value}
+
+
+def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") -> About:
+    """Of a Run, whose Hub id is given or known from its last push; or of a Hub id, whose config and card are fetched by the client.
+
+    Raises RunError, ModelError.
+    """
+    run = Run(source)
+    if run.exists():
+        run.scores()  # says so where the run is not finished
+        last = next((each for each in run.pushes() if hub_model_id in ("", each["model_id"])), {})
+        model_id = hub_model_id or last.get("model_id", "")
+        if not model_id:
+            raise RunError(f"{source} has not been pushed, and a Space loads its model from the Hub. Push both: hfxfer push {source} --hub_model_id "
+                           "NAME/REPO --space; or say where the model will be: --hub_model_id NAME/REPO")
+        config, data = checkpoints.checkpoint_config(str(run.model_dir), None), run.recipe().data
+        revision, datasets = revision or last.get("revision", ""), [data]
+    elif Path(source).exists():
+        raise RunError(f"{source} is no Run folder (no recipe.yaml). Give a Run, or the Hub id of a model")
+    else:
+        model_id, about = str(source), checkpoints.card_metadata(str(source), revision or None)
+        config, datasets = checkpoints.checkpoint_config(model_id, revision or None), about.get("datasets") or ()
+    if config.get("auto_map"):
+        raise ModelError(f"{model_id} brings its own code, which a Space of hfxfer does not run. Make its Space by hand")
+    return About(str(source), model_id, "" if revision == "main" else revision, checkpoints.trained_task(config, model_id),
+                 tuple(each for each in datasets if is_hub_id(str(each))))
+
+
+def claim(folder: Path, overwrite: bool) -> None:
+    """Refuse to write over what is not a Space of hfxfer's, or is one and was not said to be replaced. Raises RunError."""
+    if folder.is_file():
+        raise RunError(f"{folder} is a file. Give a folder: --output_dir NAME")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not all((folder / name).is_file() for name in ("app.py", "requirements.txt", "README.md", "hfxfer/spaces.py")):
+        raise RunError(f"{folder} is not empty and holds no Space of hfxfer's. Choose another --output_dir")
+    if not overwrite:
+        raise RunError(f"{folder} holds a Space. Choose another --output_dir, or replace the Space with --overwrite")
+
+
+def write(about: About, folder: Path, existing: str = "") -> None:
+    """Write the Space; of one that is there its own files go, others stay.
+
+    existing: README.md as it is on the Hub; the folder's own where that is "". What somebody has edited in it stays, but for FIXED.
+    """
+    readme = folder / "README.md"
+    existing = existing or (readme.read_text(encoding="utf-8") if readme.is_file() else "")
+    shutil.rmtree(folder / "hfxfer", ignore_errors=True)
+    # _shipped holds the Spaces and the card's template of an installed wheel: nothing that runs.
+    shutil.copytree(Path(__file__).parent, folder / "hfxfer", ignore=shutil.ignore_patterns("__pycache__", "_shipped", ".*"))
+    shutil.copyfile(shipped("spaces") / "demo" / "app.py", folder / "app.py")
+    write_text(folder / "requirements.txt", "".join(f"{name}=={_version(name)}\n" for name in REQUIRED))
+    write_text(readme, _readme(about, existing))
+
+
+def _version(name: str) -> str:
+    """As installed, without the local part (2.15.0+cpu), which no index has."""
+    try:
+        return metadata.version(name).partition("+")[0]
+    except metadata.PackageNotFoundError as error:
+        raise DependencyError(f"{name} is not installed, and a Space names the version that is. Install it with: pip install {name}") from error
+
+
+def _readme(about: About, existing: str) -> str:
+    own = _front_matter(about)
+    _, theirs, body = split_metadata(existing)
+    whole = {**own, **theirs, **{name: own[name] for name in FIXED}}
+    text = body.strip() or BODY
+    return f"---\n{dumped(whole)}---\n\n{text}\n"
+
+
+def _front_matter(about: About) -> dict[str, Any]:
+    """In the order of https://huggingface.co/docs/hub/spaces-config-reference. license: that of the code; the model has its own, in its card."""
+    name = about.model_id.rpartition("/")[2]
+    said = f"{about.task.replace('-', ' ').capitalize()} with {name}"
+    found = {"title": name, "emoji": "🔎", "colorFrom": "blue", "colorTo": "gray", "sdk": "gradio", "sdk_version": _version("gradio"),
+             "python_version": f"{sys.version_info.major}.{sys.version_info.minor}", "app_file": "app.py", "models": [about.model_id],
+             "datasets": list(about.datasets), "license": "apache-2.0", "tags": ["hfxfer", about.task],
+             "short_description": said if len(said) <= LONGEST_DESCRIPTION else said[:LONGEST_DESCRIPTION - 1] + "…"}
+    return {name: value for name, value in found.items() if value}
