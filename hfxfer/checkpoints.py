@@ -11,13 +11,14 @@ from typing import Any
 
 from hfxfer import fetching
 from hfxfer.console import hint
-from hfxfer.errors import DependencyError, ModelError
+from hfxfer.errors import DependencyError, HfxferError, ModelError
+from hfxfer.fetching import Pinned
 from hfxfer.optional import require
 
 
-def checkpoint_config(source: str, commit: str | None) -> dict[str, Any]:
-    """The parsed config.json of a local folder, or of a Hub id at a commit (`fetching.commit_of`). Raises ModelError."""
-    folder, again = Path(source), "Fetch the checkpoint again"
+def checkpoint_config(source: str, revision: str | Pinned | None) -> dict[str, Any]:
+    """The parsed config.json of a local folder or Hub id. Raises ModelError."""
+    folder = Path(source)
     if folder.is_file():
         raise ModelError(f"{source} is a weights file: say which network it belongs to with timm's full name, "
                          "such as --architecture resnet50.tv_in1k")
@@ -26,17 +27,24 @@ def checkpoint_config(source: str, commit: str | None) -> dict[str, Any]:
         if not path.is_file():
             raise ModelError(f"{source} has no config.json. A model folder holds config.json and model.safetensors")
     else:
-        path, again = fetching.config_file(source, commit), f"Take what is in the cache out of it, and run the same again: hf cache rm model/{source}"
+        path = fetching.config_file(source, fetching.pin(source, revision))
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"the config.json of {source} is broken ({error}). {again}") from error
+        raise ModelError(f"the config.json of {source} is broken ({error}). {_again(source)}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"the config.json of {source} is broken (expected an object). {again}")
+        raise ModelError(f"the config.json of {source} is broken (expected an object). {_again(source)}")
     return config
 
 
-def card_metadata(source: str, revision: str | None) -> dict[str, Any]:
+def _again(source: str) -> str:
+    """What to do about a broken file."""
+    if Path(source).exists():
+        return "Fetch the checkpoint again"
+    return f"Take it out of the cache, and run the same again: hf cache rm model/{source}. Where that does not help, it is broken on the Hub"
+
+
+def card_metadata(source: str, revision: str | Pinned | None) -> dict[str, Any]:
     """What the checkpoint's card says at its top; empty where there is no card, or where it cannot be had or read, which is told."""
     import yaml
     from huggingface_hub import hf_hub_download
@@ -46,7 +54,7 @@ def card_metadata(source: str, revision: str | None) -> dict[str, Any]:
     path = Path(source) / "README.md"
     try:
         if not Path(source).is_dir():
-            path = Path(hf_hub_download(source, "README.md", revision=revision))
+            path = Path(hf_hub_download(source, "README.md", **fetching.pin(source, revision).settings))
         return (metadata_load(path) or {}) if path.is_file() else {}
     except EntryNotFoundError:  # Also what a cache without it raises when there is no network.
         return {}
@@ -132,20 +140,22 @@ def quiet_libraries() -> Iterator[None]:
 
 
 class explained:
-    """Turn what transformers raises while loading into a ModelError. commit: of a Hub id."""
+    """Turn what transformers raises while loading into a ModelError."""
 
-    def __init__(self, source: str, task_name: str, commit: str | None = None):
-        self.source, self.task_name, self.commit = source, task_name, commit
+    def __init__(self, source: str, task_name: str, at: Pinned):
+        self.source, self.task_name, self.at = source, task_name, at
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        if error is None or isinstance(error, (ModelError, KeyboardInterrupt, MemoryError)):
+        if error is None or isinstance(error, (HfxferError, KeyboardInterrupt, MemoryError)):
             return
-        text, of_the_hub = str(error).strip() or type(error).__name__, not Path(self.source).exists()
-        if of_the_hub and (told := fetching.reason(error, self.source, self.commit)):
+        if not Path(self.source).exists() and (told := fetching.reason(error, self.source, self.at.commit, self.at.away)):
             raise told from error
+        text = str(error).strip() or type(error).__name__
+        if type(error).__name__ == "SafetensorError":
+            raise ModelError(f"the weights of {self.source} are broken ({text}). {_again(self.source)}") from error
         if "Unrecognized configuration class" in text or "Unrecognized processing class" in text:
             raise ModelError(f"{self.source} does not fit the task {self.task_name}: transformers has no such head for it. "
                              "Choose another checkpoint, or another --task") from error

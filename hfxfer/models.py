@@ -16,7 +16,7 @@ from typing import Any
 from hfxfer import console, dropout, licences
 from hfxfer.checkpoints import card_metadata, check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
 from hfxfer.errors import ModelError
-from hfxfer.fetching import commit_of
+from hfxfer.fetching import Pinned, fetch_weights, pin
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
@@ -51,26 +51,27 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
         if recipe.architecture:
             loaded = _from_state_dict(recipe, problem)
         else:
-            recipe = replace(recipe, revision=commit_of(recipe.model, recipe.revision))
-            config = checkpoint_config(recipe.model, recipe.revision)
-            loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem)
-            loaded.base.update(licences.declared(card_metadata(recipe.model, recipe.revision)))
-    for name in FOUND:
-        # Of the training before.
-        loaded.model.config.__dict__.pop(f"hfxfer_{name}", None)
+            at = pin(recipe.model, recipe.revision)
+            config = checkpoint_config(recipe.model, at)
+            fetch_weights(recipe.model, at)
+            loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem, at)
+            loaded.base.update(licences.declared(card_metadata(recipe.model, at)))
+    forget(loaded.model)
     dropout.settle_transformers(loaded.model, recipe)
     _settle_padding(loaded.model, loaded.processor, task)
     return loaded
 
 
-def load_trained(source: str, task: Task, revision: str | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """A fine-tuned model as it is, and its processor: a model folder, or a Hub id at a commit. Raises ModelError."""
+def load_trained(source: str, task: Task, revision: str | Pinned | None = None, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """A fine-tuned model as it is, and its processor: a model folder or a Hub id. Raises ModelError."""
     check_torch_pair()
     import torch
 
-    config = checkpoint_config(source, revision)
-    common = {"revision": revision or "main", "trust_remote_code": trust_remote_code}
-    with explained(source, task.name, revision), quiet_libraries():
+    at = pin(source, revision)
+    config = checkpoint_config(source, at)
+    fetch_weights(source, at)
+    common = {**at.settings, "trust_remote_code": trust_remote_code}
+    with explained(source, task.name, at), quiet_libraries():
         if is_timm_config(config):
             model, info = _timm_from_pretrained(source, _timm_config(config), common)
             processor = _timm_processor(config)
@@ -104,6 +105,12 @@ def remembered(config: Any) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if type(value) in (int, float) and 0 < value < float("inf")}
 
 
+def forget(model: Any) -> None:
+    """Take out what calibration wrote into a model's config, where it has one: it is of the training before."""
+    for name in FOUND:
+        getattr(model, "config", model).__dict__.pop(f"hfxfer_{name}", None)
+
+
 def remember(config: Any, problem: Problem) -> None:
     """Write into a model's config what calibration found; the threshold where there are several labels."""
     kept = {"temperature": problem.temperature, "half_width": problem.half_width,
@@ -113,12 +120,12 @@ def remember(config: Any, problem: Problem) -> None:
             setattr(config, f"hfxfer_{name}", value)
 
 
-def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
+def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Problem, at: Pinned) -> Loaded:
     import torch
     import transformers
 
-    common = {"revision": recipe.revision or "main", "trust_remote_code": recipe.trust_remote_code}
-    with explained(recipe.model, task.name, recipe.revision):
+    common = {**at.settings, "trust_remote_code": recipe.trust_remote_code}
+    with explained(recipe.model, task.name, at):
         settings = transformers.AutoConfig.from_pretrained(recipe.model, **_head_settings(problem), **common)
         dropout.settle_depth(settings, recipe)
         same_head = _same_labels(config.get("id2label"), problem)
@@ -128,22 +135,22 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)
-    base = {"id": recipe.model, "revision": recipe.revision, "source": "transformers", "architecture": type(model).__name__}
+    base = {"id": recipe.model, "revision": at.commit, "source": "transformers", "architecture": type(model).__name__}
     return Loaded(model, processor, base, new)
 
 
-def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem) -> Loaded:
+def _from_timm(config: dict, task: Task, recipe: Recipe, problem: Problem, at: Pinned) -> Loaded:
     if task.auto_model != "AutoModelForImageClassification":
         raise ModelError(f"{recipe.model} is an image model; task {task.name} needs a checkpoint for it")
     same_head = _same_labels(dict(enumerate(config.get("label_names") or [])), problem)
-    with explained(recipe.model, task.name, recipe.revision):
+    with explained(recipe.model, task.name, at):
         settings = _timm_config(config, **_head_settings(problem))
         dropout.settle_timm(settings.model_args, settings.architecture, recipe)
-        model, info = _timm_from_pretrained(recipe.model, settings, {"revision": recipe.revision or "main"})
+        model, info = _timm_from_pretrained(recipe.model, settings, at.settings)
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)
-    base = {"id": recipe.model, "revision": recipe.revision, "source": "timm", "architecture": config.get("architecture")}
+    base = {"id": recipe.model, "revision": at.commit, "source": "timm", "architecture": config.get("architecture")}
     return Loaded(model, _timm_processor(config), base, new)
 
 

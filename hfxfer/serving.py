@@ -80,10 +80,10 @@ def load(source: str | Path | Run, *, task: str | None = None, revision: str | N
         run.scores()  # says so where the run is not finished
         recipe, source = run.recipe(), run.model_dir
     source = str(source)
-    revision = fetching.commit_of(source, revision)
-    config = checkpoints.checkpoint_config(source, revision)
+    at = fetching.pin(source, revision)
+    config = checkpoints.checkpoint_config(source, at)
     chosen = tasks.get(task or (recipe.task if recipe else checkpoints.trained_task(config, source)))
-    model, processor = models.load_trained(source, chosen, revision, trust_remote_code)
+    model, processor = models.load_trained(source, chosen, at, trust_remote_code)
     where = device or _best_device()
     check_precision(precision, torch.device(where).type)
     # A fine-tuned tokenizer knows its length; 512 is only what training starts from.

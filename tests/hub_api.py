@@ -3,7 +3,7 @@
 Here: who asks, and repositories. Contents go in and out in hub_transfer.py.
 
 Paths, payloads and messages are those that huggingface_hub 2.4 sends and reads (its hf_api.py, _commit_api.py, lfs.py,
-file_download.py). Not spoken: pull requests, discussions, collections, listings, moving, super-squash, buckets, jobs, logs.
+file_download.py). Not spoken: pull requests, discussions, collections, search, moving, super-squash, buckets, jobs, logs.
 """
 
 import dataclasses
@@ -71,6 +71,8 @@ def answer(call: Call) -> Answer:
                 if found := pattern.fullmatch(call.path):
                     call.token = token_of(call)
                     return function(call, *[group and urllib.parse.unquote(group) for group in found.groups()])
+        if re.fullmatch(r"/api/(models|datasets|spaces)/[\w.-]+|/[\w.-]+/resolve/.*", call.path):  # of no owner: none is here
+            raise HubRefusal(401, "Invalid username or password.", "RepoNotFound")
         raise HubRefusal(404, "Sorry, we can't find the page you are looking for.")
     except HubRefusal as refusal:
         return refused(refusal, call.path)
@@ -200,6 +202,15 @@ def update_settings(call, plural, repo_id):
     repo.private = wanted.get("visibility", "private" if wanted.get("private", repo.private) else "public") == "private"
     repo.gated = wanted.get("gated", repo.gated)
     return Answer.json({"private": repo.private, "gated": repo.gated})
+
+
+@route("GET", "/api/(models|datasets|spaces)")
+def repo_list(call, plural):
+    """The repositories of an owner that the caller may see; the order is the Hub's own affair."""
+    owner, limit = call.query.get("author", [""])[0], int(call.query.get("limit", ["1000"])[0])
+    seen = [repo for (kind, repo_id), repo in call.hub.repos.items() if kind == KINDS[plural] and repo_id.startswith(f"{owner}/")
+            and (not repo.private or call.token and call.token.may("repo.content.read", repo_id))]
+    return Answer.json([{"_id": repo.id, "id": repo.id, "modelId": repo.id, "private": repo.private, "tags": []} for repo in seen[:limit]])
 
 
 @route("GET", API + "(?:/revision/([^/]+))?")

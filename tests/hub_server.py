@@ -15,6 +15,7 @@ Speaks: hub_api.py, hub_transfer.py, hub_metadata.py, and with offers_xet=True h
 
 import argparse
 import base64
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
@@ -73,12 +74,14 @@ class HubServer:
         self.faults: list[Fault] = []
         self.errors: list[Exception] = []  # of the server itself; leaving the `with` raises the first
         self.page, self.xet = page, Xet(self, offers_xet)
-        self.lock, self.closing = threading.RLock(), threading.Event()
-        handler = type("BoundHandler", (Handler,), {"hub": self})
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
-        self.server.daemon_threads = True
+        self.lock, self.closing, self.connections = threading.RLock(), threading.Event(), set()
+        self.listen(port)
         self.port = self.server.server_address[1]
         self.endpoint, self.storage = f"http://127.0.0.1:{self.port}", f"http://localhost:{self.port}"
+
+    def listen(self, port):
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", port), type("BoundHandler", (Handler,), {"hub": self}))
+        self.server.daemon_threads = True
 
     def __enter__(self):
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -86,10 +89,26 @@ class HubServer:
 
     def __exit__(self, *raised):
         self.closing.set()
-        self.server.shutdown()
-        self.server.server_close()
+        self.hang_up()
         if self.errors and raised[0] is None:
             raise self.errors[0]
+
+    def hang_up(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    @contextlib.contextmanager
+    def away(self):
+        """Within it nothing listens at the endpoint: connections are refused, and those that were open are closed."""
+        self.hang_up()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        try:
+            yield
+        finally:
+            self.listen(self.port)
+            self.__enter__()
 
     # --- what is there ---
 
@@ -216,6 +235,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+    def setup(self):
+        super().setup()
+        self.hub.connections.add(self.connection)
+
+    def finish(self):
+        self.hub.connections.discard(self.connection)
+        super().finish()
 
     def serve(self):
         try:
