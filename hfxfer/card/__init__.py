@@ -20,6 +20,7 @@ from hfxfer.card._text import counted, escaped, listed
 from hfxfer.card.rules import faults, wrong_answers
 from hfxfer.errors import RecipeError
 from hfxfer.metrics import MULTI_LABEL, REGRESSION
+from hfxfer.recipe import languages
 from hfxfer.run import Run, write_text
 from hfxfer.shipped import shipped
 
@@ -44,18 +45,21 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
-    or not. card_examples: also test rows, which are the user's data. space_id: of the Space that shows the model; where the Run was pushed
+    or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license is the recipe's. space_id: of the Space that shows the model; where the Run was pushed
     with one it is known. Raises RunError; RecipeError for a model_id, licence or language
     that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
         raise RecipeError(f"model_id is {model_id!r}; allowed: NAME or NAME/REPO of letters, digits, '-', '_' and '.'. Give another --hub_model_id")
+    facts = Facts.read(run, model_id, space_id)
+    # The recipe's answers are older than the card: what was edited in it by hand since goes before them.
+    answered = {name for name, value in (("language", language), ("license", license)) if value}
+    recipe = facts.recipe
+    license, language, card_examples = license or recipe.license, language or languages(recipe.language), card_examples or recipe.card_examples
     wrong = wrong_answers(license, language or [])
     if wrong:
         raise RecipeError("\n".join(wrong))
-    facts = Facts.read(run, model_id, space_id)
     own = _metadata.metadata(facts, card_examples=card_examples, language=language, license=license)
-    answered = {name for name, value in (("language", language), ("license", license)) if value}
     known = {**_merge.split_metadata(existing)[1], **own}
     asked = _metadata.questions(facts, known)
     text, metadata, changes = _merge.merged(existing, own, _body(facts, asked), answered)
