@@ -363,3 +363,95 @@ def test_a_taken_port_is_said(made):
         port = taken.getsockname()[1]
         with pytest.raises(RecipeError, match=f"nothing can listen on 127.0.0.1, port {port} .*Choose another --port or --host"):
             demo.launch([str(made("texts").folder)], port=port, wait=False)
+
+
+# --- /batch -------------------------------------------------------------------------------------------------------------
+
+def test_many_pictures_are_answered_in_their_order_and_a_broken_one_is_said(made, opened, tmp_path):
+    run, client = made("pictures"), opened("pictures")[0]
+    (tmp_path / "broken <b>.png").write_bytes(b"x")
+    paths = [example(run, f"{index:02d}.png") for index in range(3)] + [str(tmp_path / "broken <b>.png")] + [example(run, "03.png")]
+    said = client.predict([handle_file(path) for path in paths], api_name="/batch")
+    assert [each["input"] for each in said] == ["00.png", "01.png", "02.png", "broken b.png", "03.png"]
+    assert said[3] == {"input": "broken b.png", "problem": words.NOT_A_PICTURE.format(allowed=", ".join(limits.FORMATS))}
+    expected = hfxfer.load(run).predict([path for path in paths if "broken" not in path])
+    assert [each["label"] for each in said if "label" in each] == [each["label"] for each in expected]
+    assert [each["confidences"][0]["confidence"] for each in said if "label" in each] == pytest.approx([each["score"] for each in expected], abs=1e-5)
+
+
+def test_a_table_is_answered_row_by_row(made, opened, tmp_path):
+    path = tmp_path / "texts.csv"
+    texts = [f"the film {index} was good" for index in range(40)]
+    path.write_text("text\n" + "\n".join(texts) + "\n", encoding="utf-8")
+    said = opened("texts")[0].predict([handle_file(str(path))], api_name="/batch")
+    expected = hfxfer.load(made("texts")).predict(texts)
+    assert [each["input"] for each in said] == texts and [each["label"] for each in said] == [each["label"] for each in expected]
+    assert [each["confidences"][0]["confidence"] for each in said] == pytest.approx([each["score"] for each in expected], abs=1e-5)
+
+
+def test_words_of_a_table_are_tagged(made, opened, tmp_path):
+    (tmp_path / "a.txt").write_text("ada smith lives in paris\nrome\n", encoding="utf-8")
+    said = opened("tags")[0].predict([handle_file(str(tmp_path / "a.txt"))], api_name="/batch")
+    assert [sorted(each) for each in said] == [["entities", "input"]] * 2 and said[0]["input"] == "ada smith lives in paris"
+
+
+@pytest.mark.parametrize(("name", "content", "sentence"), [
+    ("a.csv", "a,b\n1,2\n", "no column for text"),
+    ("a.exe", "text\nx\n", "a.exe is no table that can be read here. Allowed: .csv .tsv .jsonl .txt."),
+    ("a.csv", "text\n" + "x\n" * 1001, "That is 1,001 rows. At most 1,000 are taken at once; nothing was cut.")])
+def test_a_table_that_cannot_be_used_is_refused(opened, tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(AppError) as caught:
+        opened("texts")[0].predict([handle_file(str(tmp_path / name))], api_name="/batch")
+    assert sentence in str(caught.value) and os.environ["GRADIO_TEMP_DIR"] not in str(caught.value)
+
+
+def test_no_file_is_said(opened):
+    with pytest.raises(AppError, match="There is no file. Upload one or more."):
+        opened("texts")[0].predict(None, api_name="/batch")
+
+
+def test_what_is_downloaded_is_what_predict_writes(made, tmp_path, monkeypatch):
+    import csv
+
+    import pyarrow.parquet
+
+    from hfxfer import tables_out
+    from hfxfer.demo import batch_tab
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    records = hfxfer.load(made("texts")).predict(["good", "bad"])
+    paths = batch_tab._written([*records, {"input": "c", "problem": "broken"}])
+    tables_out.write(records, str(tmp_path / "by_predict.csv"))
+    rows, expected = ([*csv.DictReader(open(path, encoding="utf-8"))] for path in (paths[0], tmp_path / "by_predict.csv"))
+    assert [{name: value for name, value in row.items() if name != "problem"} for row in rows[:2]] == expected
+    assert pyarrow.parquet.read_table(paths[1]).column("problem").to_pylist() == [None, None, "broken"]
+
+
+def test_rows_of_the_table_say_what_is_not_sure():
+    from hfxfer.demo.batch_tab import _line
+
+    assert _line({"input": "i", **RECORD}, "single_label_classification", 0.7) == ["i", "a", "60 %", "yes", ""]
+    assert _line({"input": "i", "labels": ["a"], "score_a": 0.6, "score_b": 0.4}, "multi_label_classification", 0.3) == ["i", "a, b", "", "", ""]
+    assert _line({"input": "i", "value": 1.5}, "regression", 0.5) == ["i", "1.5", "", "", ""]
+    assert _line({"input": "i", **TAGGED}, "tags", 0.5) == ["i", "Ada L (PER), Rome (LOC)", "30 %", "yes", ""]
+    assert _line({"input": "i", "problem": "broken"}, "tags", 0.5) == ["i", "", "", "", "broken"]
+
+
+def test_who_leaves_frees_the_place(made, opened, tmp_path, monkeypatch):
+    import httpx
+
+    client, address = opened("texts")
+    (tmp_path / "many.csv").write_text("text\n" + "the film was good and bad\n" * 1000, encoding="utf-8")
+    chunks = []
+    predict = Served.predict
+    monkeypatch.setattr(Served, "predict", lambda self, rows: chunks.append(len(rows)) or predict(self, rows))
+    path = httpx.post(f"{address}gradio_api/upload", files={"files": ("many.csv", (tmp_path / "many.csv").read_bytes())}).json()[0]
+    number = next(each["id"] for each in client.config["dependencies"] if each["api_name"] == "batch")
+    asked = {"data": [[{"path": path, "orig_name": "many.csv", "meta": {"_type": "gradio.FileData"}}]], "fn_index": number, "session_hash": "leaves"}
+    assert httpx.post(f"{address}gradio_api/queue/join", json=asked).status_code == 200
+    with httpx.stream("GET", f"{address}gradio_api/queue/data", params={"session_hash": "leaves"}) as events:
+        next(line for line in events.iter_lines() if "process_generating" in line)
+    (tmp_path / "one.txt").write_text("good\n", encoding="utf-8")
+    assert client.predict([handle_file(str(tmp_path / "one.txt"))], api_name="/batch")[0]["label"]
+    assert sum(chunks) < 1000 and chunks[-1] == 1

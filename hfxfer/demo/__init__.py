@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.demo import limits, words
+from hfxfer.demo.batch_tab import BatchTab
 from hfxfer.demo.predict_tab import PredictTab
 from hfxfer.demo.served import Served
 from hfxfer.errors import RecipeError
@@ -46,7 +49,9 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
         _notice(models)
         which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
         with gr.Tab(words.PREDICT):
-            PredictTab(models, which)
+            predict = PredictTab(models, which)
+        with gr.Tab(words.BATCH):
+            BatchTab(models, which, predict.threshold)
     app.queue(max_size=WAITING)
     for each in models.values():
         each.start()
@@ -61,8 +66,7 @@ def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "
     nothing can listen there.
     """
     auth = login()
-    # gradio serves whatever lies in this folder, and by default all apps of a machine share one.
-    os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hfxfer-demo-")
+    _own_folder()
     app = build(sources, revision=revision, **settings)
     try:
         _, local, shared = app.launch(
@@ -74,6 +78,13 @@ def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "
     if wait:
         app.block_thread()
     return app, shared or local
+
+
+def _own_folder() -> None:
+    """A folder for uploads that ends with this process: gradio serves whatever lies in it, and by default all apps of a machine share one."""
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="hfxfer-demo-")
+        atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 
 def served(sources: Sequence[str], revision: str | None) -> dict[str, Served]:

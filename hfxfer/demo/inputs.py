@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,12 @@ def named(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
     def call(*values: Any) -> Any:
         return function(*values)
 
-    call.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])  # type: ignore
-    return call
+    def calls(*values: Any) -> Iterator[Any]:
+        yield from function(*values)
+
+    shown = calls if inspect.isgeneratorfunction(function) else call
+    shown.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names])  # type: ignore
+    return shown
 
 
 def kept_examples(served: Served) -> list[dict[str, Any]]:

@@ -61,3 +61,17 @@ FAILED = "That did not work, and it is not your fault. Try again, or try another
 NOT_LOADED = "The model could not be loaded, so nothing can be predicted. Whoever runs this app finds the reason in its log."
 
 API_PREDICT = "One input in; gr.Label's {label, confidences} out. Words: a list of {entity, start, end, score}. Numbers: {value, low, high}."
+
+FILES, TABLE = "Pictures, several at once", "A table (.csv, .tsv, .jsonl) or texts, one a line (.txt)"
+RUN_BATCH, STOP = "Predict all", "Stop"
+BATCH_HINT = "At most {most:,} rows. Search the table by the field above it."
+BATCH_PROGRESS = "{done:,} of {total:,} rows"
+BATCH_DONE = "{total:,} rows; {unsure:,} not sure (below {threshold}); {bad:,} could not be read"
+BATCH_COLUMNS = ("Input", "Answer", "Confidence", "Not sure", "Problem")
+BATCH_TABLE, YES = "Predictions", "yes"
+DOWNLOAD_CSV, DOWNLOAD_PARQUET = "Download CSV", "Download Parquet"
+NO_FILES = "There is no file. Upload one or more."
+TOO_MANY_ROWS = "That is {rows:,} rows. At most {most:,} are taken at once; nothing was cut."
+FILE_TOO_BIG = "{name} is too big. At most {most} MB are taken."
+NO_TABLE = "{name} is no table that can be read here. Allowed: {allowed}."
+API_BATCH = "Many files in (a picture each), or one table; a list with one answer a row out, in their order."

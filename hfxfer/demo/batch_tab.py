@@ -1,0 +1,165 @@
+"""The Batch tab and /batch: many pictures, or a table of texts, a table of answers and files to download."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer import inputs as sources
+from hfxfer import tables_out
+from hfxfer.demo import answers, limits, words
+from hfxfer.demo.inputs import named, untouched, uploaded
+from hfxfer.demo.served import CHUNK, Served
+from hfxfer.errors import DataError
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
+
+TABLES = (".csv", ".tsv", ".jsonl", ".txt")
+"""What a table may be. Not pictures by name: a row would name a file of the server."""
+
+QUEUE = {"concurrency_id": "batch", "concurrency_limit": 1}
+"""Beside the queue of single inputs, which go in between two of its chunks."""
+
+
+class BatchTab:
+    """Built inside a gr.Tab. `which`: the dropdown of models, or None with one model."""
+
+    def __init__(self, models: dict[str, Served], which: gr.Dropdown | None, threshold: gr.Slider):
+        self.models, which_one = models, [which] if which else []
+        self.first = next(iter(models.values()))
+        gr.Markdown(words.BATCH_HINT.format(most=limits.BATCH_ROWS))
+        label = words.FILES if self.first.is_image else words.TABLE
+        kinds = ["image"] if self.first.is_image else list(TABLES)
+        self.files = untouched(gr.File(label=label, file_count="multiple", file_types=kinds, height=160), uploads)
+        with gr.Row():
+            run, stop = gr.Button(words.RUN_BATCH, variant="primary"), gr.Button(words.STOP)
+        self.status = gr.Markdown(elem_id="batch-status")
+        self.table = gr.Dataframe(headers=list(words.BATCH_COLUMNS), datatype="str", interactive=False, wrap=True, label=words.BATCH_TABLE,
+                                  show_search="filter", max_height=420, type="array")
+        with gr.Row():
+            downloads = [gr.DownloadButton(said, interactive=False) for said in (words.DOWNLOAD_CSV, words.DOWNLOAD_PARQUET)]
+        going = run.click(self.run, [self.files, threshold, *which_one], [self.status, self.table, *downloads], api_visibility="private",
+                          show_progress="hidden", **QUEUE)
+        stop.click(None, None, None, cancels=[going], api_visibility="private")
+        gr.Button(visible=False).click(named(self.batch, ["files", *(["model"] if which else [])]), [self.files, *which_one],
+                                       gr.JSON(visible=False), api_name="batch", api_description=words.API_BATCH, **QUEUE)
+
+    def batch(self, files: list[tuple[str, str]] | None, which: str | None = None) -> Iterator[list[Any]]:
+        """/batch: what /predict gives, a row each, with `input`; or {input, problem}. Grows while it works, so that who leaves frees its place."""
+        served = self.models.get(which or "", self.first)
+        found: list[Any] = []
+        for made in self._records(served, rows_of(served, files)):
+            for record, text in made:
+                found.append(record if "problem" in record else {"input": record["input"], **_as_object(answers.answer(record, served.problem_type, text))})
+            yield found
+
+    def run(self, files: list[tuple[str, str]] | None, threshold: float, which: str | None = None) -> Iterator[tuple]:
+        """Status, table, CSV and Parquet, chunk after chunk; the files come at the end."""
+        served = self.models.get(which or "", self.first)
+        rows = rows_of(served, files)
+        records: list[dict[str, Any]] = []
+        lines: list[list[str]] = []
+        waiting = gr.DownloadButton(interactive=False)
+        for made in self._records(served, rows):
+            records += [record for record, _ in made]
+            lines += [_line(record, served.problem_type, threshold) for record, _ in made]
+            yield words.BATCH_PROGRESS.format(done=len(records), total=len(rows)), lines, waiting, waiting
+        unsure, bad = (sum(bool(line[column]) for line in lines) for column in (3, 4))
+        said = words.BATCH_DONE.format(total=len(rows), unsure=unsure, bad=bad, threshold=answers.percent(threshold))
+        written = _written(records)
+        yield said, lines, *(gr.DownloadButton(value=path, interactive=True) for path in written)
+
+    def _records(self, served: Served, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[dict[str, Any], str]]]:
+        """(record with `input` as the person named it, or with its problem; the text) of each row, CHUNK after CHUNK."""
+        for start in range(0, len(rows), CHUNK):
+            made: list[Any] = []
+            for name, row in rows[start:start + CHUNK]:
+                try:
+                    made.append((name, _checked(row)))
+                except gr.Error as error:
+                    made.append((name, error.message))
+            answered = iter(served.predict([row for _, row in made if isinstance(row, dict)]) if any(isinstance(row, dict) for _, row in made) else [])
+            yield [({**next(answered), "input": name}, _text(row)) if isinstance(row, dict) else ({"input": name, "problem": row}, "")
+                   for name, row in made]
+
+
+def uploads(payload: Any) -> list[tuple[str, str]]:
+    """(path, the name that the person gave it) of every upload."""
+    found = payload.root if hasattr(payload, "root") else [payload] if payload else []
+    return [(str(uploaded(each)), Path(each.orig_name or each.path).name) for each in found]
+
+
+def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[str, dict[str, Any]]]:
+    """(name, row) of every picture, or of every row of the tables. Raises gr.Error; a picture is looked at when its turn comes."""
+    if not files:
+        raise gr.Error(words.NO_FILES, print_exception=False)
+    for path, name in files:
+        if os.path.getsize(path) > limits.UPLOAD_MB * 10**6:
+            raise gr.Error(words.FILE_TOO_BIG.format(name=name, most=limits.UPLOAD_MB), print_exception=False)
+    rows = ([(name, {"image": path}) for path, name in files] if served.is_image else
+            [found for path, name in files for found in _table(served, path, name)])
+    if len(rows) > limits.BATCH_ROWS:
+        raise gr.Error(words.TOO_MANY_ROWS.format(rows=len(rows), most=limits.BATCH_ROWS), print_exception=False)
+    return rows
+
+
+def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, Any]]]:
+    if not name.lower().endswith(TABLES) or not path.lower().endswith(TABLES):
+        raise gr.Error(words.NO_TABLE.format(name=name, allowed=" ".join(TABLES)), print_exception=False)
+    try:
+        split = sources.load_inputs([Path(path)], served.task.columns)
+    except DataError as error:
+        # Its sentence helps, but the folder that uploads lie in is nobody's business.
+        raise gr.Error(str(error).replace(path, name), print_exception=False) from error
+    rows = split.take(range(split.num_rows)) if split.num_rows <= limits.BATCH_ROWS else [{}] * split.num_rows
+    roles = [role for role, column in served.task.columns.items() if not column.target]
+    return [(served.task.describe_input(row) if row else "", {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its picture decoded, or its texts measured. Raises gr.Error."""
+    if "image" in row:
+        return {"image": limits.picture(row["image"])}
+    for value in row.values():
+        limits.text(" ".join(value) if isinstance(value, list) else value)
+    return row
+
+
+def _text(row: dict[str, Any]) -> str:
+    return " ".join(row["tokens"]) if "tokens" in row else ""
+
+
+def _as_object(answer: Any) -> dict[str, Any]:
+    return {"entities": answer} if isinstance(answer, list) else answer
+
+
+def _line(record: dict[str, Any], kind: str, threshold: float) -> list[str]:
+    """Input, answer, confidence, whether it is below the threshold, problem."""
+    if "problem" in record:
+        return [record["input"], "", "", "", record["problem"]]
+    if kind == REGRESSION:
+        return [record["input"], f"{record['value']:.4g}", "", "", ""]
+    if kind == "tags":
+        found = [f"{each['word']} ({each['entity']})" for each in record["entities"]]
+        least = min((each["score"] for each in record["entities"]), default=1.0)
+        return [record["input"], ", ".join(found), answers.percent(least) if found else "", words.YES if least < threshold else "", ""]
+    ranked = answers.probabilities(record)
+    if kind == MULTI_LABEL:
+        given = [name for name, value in ranked.items() if value >= threshold]
+        return [record["input"], ", ".join(given), "", "" if given else words.YES, ""]
+    return [record["input"], record["label"], answers.percent(record["score"]), words.YES if record["score"] < threshold else "", ""]
+
+
+def _written(records: list[dict[str, Any]]) -> list[str]:
+    """The records of `hfxfer predict` as CSV and Parquet, with a column for problems where there are any."""
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
+    fields = list(dict.fromkeys(name for record in records for name in record))
+    whole = [{name: record.get(name) for name in fields} for record in records]
+    paths = [str(folder / f"predictions{ending}") for ending in (".csv", ".parquet")]
+    for path in paths:
+        tables_out.write(whole, path)
+    return paths
