@@ -37,6 +37,19 @@ DECODED_SHARE = 0.25
 """Of the free memory, what pictures that were decoded once may take."""
 
 
+def is_raw(dataset: Any) -> bool:
+    """True for rows with a task's columns, False for items already encoded for the model."""
+    if isinstance(dataset, Split):
+        return True
+    names = set(getattr(dataset, "column_names", None) or ())
+    if not names or (getattr(dataset, "format", None) or {}).get("type") == "custom":
+        try:
+            names = set(dataset[0])
+        except (TypeError, KeyError, IndexError, NotImplementedError):
+            names = set(next(iter(dataset), {}))
+    return not names & {"input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds"}
+
+
 class Items(Dataset):
     """The items of a split: encoded at the start, or on access (with augmentation if `training`) where the task says so.
 
@@ -178,10 +191,17 @@ def seeded(seed: int, epoch: int, row_id: str) -> Iterator[None]:
     """Python's, NumPy's and torch's generators seeded by (seed, epoch, row_id) inside, untouched outside."""
     digest = hashlib.blake2b(f"{seed}/{epoch}/{row_id}".encode(), digest_size=8).digest()
     value = int.from_bytes(digest, "little")
+    with generators_kept():
+        random.seed(value)
+        np.random.seed(value % 2**32)
+        torch.default_generator.manual_seed(value % 2**63)
+        yield
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Whatever is drawn inside, Python's, NumPy's and the CPU's generators of torch are outside as they were."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(value)
-    np.random.seed(value % 2**32)
-    torch.default_generator.manual_seed(value % 2**63)
     try:
         yield
     finally:

@@ -242,7 +242,7 @@ class _Climb:
 
 def _finish(rung: Rung, trainer: Any, rows: Rows, start: float, began: float) -> None:
     """Save and score a rung on validation, in fp32; with rung.json it is finished. Scoring runs in every process."""
-    from hfxfer import fitting
+    from hfxfer import fitting, recording
     from hfxfer.evaluation import evaluate_split, score_outcomes, write_predictions
 
     seconds = time.monotonic() - start
@@ -255,7 +255,7 @@ def _finish(rung: Rung, trainer: Any, rows: Rows, start: float, began: float) ->
     context = {"split": "validation", "seed": trainer.recipe.seed, "dataset": rows.source, "revision": rows.revision}
     scores = score_outcomes(predictor, outcomes, context)
     write_predictions(rung.folder / "validation.parquet", predictor, rows.validation, outcomes)
-    rung.append_event(fitting.end_event(trainer, seconds))
+    rung.append_event(recording.end_event(trainer, seconds))
     trained = [event["trained_parameters"] for event in rung.history() if event["type"] == "stage"][-1]
     last = next(entry for entry in reversed(trainer.state.log_history) if "train_runtime" in entry)
     recipe = trainer.recipe

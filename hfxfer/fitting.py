@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,18 +11,16 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from hfxfer import adapters, calibration, checkpoints, console, data, figures, methods, models, plan
+from hfxfer import adapters, calibration, checkpoints, console, data, methods, models, plan, recording
 from hfxfer.errors import RecipeError, RefusedError, WorkError
-from hfxfer.evaluation import Predictor, check_precision, evaluate_split, rank_and_world, score_outcomes, write_predictions
+from hfxfer.evaluation import Predictor, check_precision, evaluate_split, rank_and_world
 from hfxfer.machine import has_accelerator
 from hfxfer.metrics import METRICS
 from hfxfer.recipe import Recipe
-from hfxfer.run import Run, Score, scores_object
+from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 from hfxfer.stopping import EarlyStopping
 from hfxfer.trainer import TransferTrainer
-
-NUM_EXAMPLES = 12
 
 
 def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded, resume: bool, began: float,
@@ -44,7 +41,7 @@ def fit(run: Run, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows,
         run.write_recipe(recipe)
         run.write_json("data.json", rows.report)
         run.write_json("base.json", loaded.base)
-        run.write_json("environment.json", _environment(args))
+        run.write_json("environment.json", recording.environment(args))
         _begin_history(run, recipe, loaded, checkpoint, resume)
     _say_what_is_trained(trainer, loaded, task)
     start = time.monotonic()
@@ -177,7 +174,7 @@ def _finish(run: Run, trainer: TransferTrainer, rows: data.Rows, start: float, b
     saved = time.monotonic() - began
     score_test(run, predictor, rows)
     if trainer.is_world_process_zero():
-        run.append_event({**end_event(trainer, seconds), "read_to_saved_seconds": round(saved, 3)})
+        run.append_event({**recording.end_event(trainer, seconds), "read_to_saved_seconds": round(saved, 3)})
 
 
 def save(run: Run, trainer: TransferTrainer, rows: data.Rows) -> Predictor:
@@ -200,68 +197,7 @@ def score_test(run: Run, predictor: Predictor, rows: data.Rows) -> None:
     if rank_and_world()[0]:
         return
     context = {"split": "test", "seed": predictor.recipe.seed, "dataset": rows.source, "revision": rows.revision}
-    scores = score_outcomes(predictor, outcomes, context)
-    write_predictions(run.predictions_path, predictor, rows.test, outcomes)
-    confusion = predictor.task.confusion(outcomes, predictor.problem)
-    _write_results(run, predictor, rows, scores, confusion)
-
-
-def end_event(trainer: TransferTrainer, seconds: float) -> dict[str, Any]:
-    """What history.jsonl ends with. seconds: of the training."""
-    state = trainer.state
-    return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3),
-            "waiting_share": round(trainer.waiting.share(seconds), 4), "best_metric": state.best_metric,
-            "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps,
-            **models.remembered(trainer.accelerator.unwrap_model(trainer.model).config)}
-
-
-def _write_results(run: Run, predictor: Predictor, rows: data.Rows, scores: list[Score], confusion: Any) -> None:
-    import json
-
-    from hfxfer.run import write_text
-
-    problem = predictor.problem
-    figures.learning_curve(run.history(), predictor.task.primary_metric(problem), run.figures_dir / "learning_curve.png")
-    if confusion is not None:
-        figures.confusion_matrix(confusion, problem.labels, run.figures_dir / "confusion_matrix.png")
-    _write_examples(run, predictor, rows.test)
-    found = scores_object(scores, task=predictor.task.name, problem_type=problem.problem_type, labels=problem.labels,
-                          split="test", confusion=confusion)
-    # Last: a Run with scores.json is finished.
-    write_text(run.model_dir / "scores.json", json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def _write_examples(run: Run, predictor: Predictor, test: data.Split) -> None:
-    """Up to 12 test rows for the demo: images at most 256 pixels wide or high, the rest as JSON lines."""
-    import json
-
-    from hfxfer.run import write_text
-
-    step = max(1, test.num_rows // NUM_EXAMPLES)
-    lines = []
-    for number, row in enumerate(test.take(range(0, test.num_rows, step))[:NUM_EXAMPLES]):
-        kept = {role: row[role] for role in predictor.task.columns if row.get(role) is not None}
-        if "image" in kept:
-            from hfxfer.images import open_image
-
-            image = open_image(kept["image"])
-            image.thumbnail((256, 256))
-            (run.folder / "examples").mkdir(exist_ok=True)
-            image.save(run.folder / "examples" / f"{number:02d}.png")
-            kept["image"] = f"{number:02d}.png"
-        lines.append(json.dumps(kept, ensure_ascii=False))
-    write_text(run.folder / "examples" / "examples.jsonl", "\n".join(lines) + "\n")
-
-
-def _environment(args: TrainingArguments) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    packages = ("hfxfer", "torch", "torchvision", "timm", "transformers", "datasets", "evaluate", "accelerate",
-                "huggingface_hub", "scikit-learn", "numpy", "pillow")
-    device = args.device
-    return {"python": platform.python_version(), "platform": platform.platform(), "packages": {name: version(name) for name in packages},
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "processes": args.world_size, "threads": torch.get_num_threads()}
+    recording.write_results(run, predictor, rows.test, outcomes, context)
 
 
 class Chronicle(TrainerCallback):
@@ -282,14 +218,12 @@ class Chronicle(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **unused: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        kind = "eval" if any(name.startswith("eval_") for name in logs) else "log"
-        values = {name: value for name, value in logs.items() if isinstance(value, (int, float)) and value == value and abs(value) != float("inf")}
-        self.run.append_event({"type": kind, **values, "step": self.before["step"] + state.global_step,
-                               "epoch": self.before["epoch"] + values.get("epoch", 0.0)})
+        event = recording.logged_event(logs, state.global_step, self.before)
+        self.run.append_event(event)
         if "loss" in logs and self.bar is not None:
             self.bar.described = f"loss {logs['loss']:.4g}"
-        if kind == "eval":
-            shown = {name[5:]: value for name, value in values.items() if name.startswith("eval_") and name[5:] in self._shown(args)}
+        if event["type"] == "eval":
+            shown = {name[5:]: value for name, value in event.items() if name.startswith("eval_") and name[5:] in self._shown(args)}
             console.talk(f"epoch {state.epoch:.3g}: " + ", ".join(f"validation {name} {value:.4f}" for name, value in shown.items()))
 
     def _begin_stage(self, name: str, resumed: bool, trained_parameters: int) -> None:

@@ -7,8 +7,9 @@ lora: low-rank adapters beside frozen weights (Hu et al. 2021).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from hfxfer import console, machine
 from hfxfer.blocks import blocks, frozen_names
 from hfxfer.errors import ModelError, RecipeError
-from hfxfer.models import head_names
+from hfxfer.models import forget, head_names
 from hfxfer.recipe import Recipe
 
 HEAD_LEARNING_RATE = 5e-3
@@ -133,6 +134,23 @@ def _check_adapters(recipe: Recipe, model: Any) -> None:
     why = why_no_adapter(model) if recipe.keep_adapter else None
     if why:
         console.warn(f"{why}. Leave out keep_adapter: model/ holds the merged weights either way")
+
+
+def of_init(model_init: Callable[..., Any], recipe: Recipe, num_train_epochs: float) -> Callable[..., Any]:
+    """The same function, its models frozen as the method says. Keeps the number of arguments, which Trainer looks at."""
+    @functools.wraps(model_init)
+    def made(*trial: Any) -> Any:
+        model = model_init(*trial)
+        forget(model)
+        if recipe.method == "auto":
+            raise RecipeError("model_init is given and method is auto, which may choose stages. Say which: method='full' or 'head'")
+        planned = stages(recipe, model, num_train_epochs)
+        if len(planned) > 1 or planned[0].adapters:
+            raise RecipeError(f"model_init is given and method is {recipe.method}, which has stages. Give model=, or method='full' or 'head'")
+        train_only(model, planned[0].trained, still_norms(model, recipe.batch_norm))
+        return model
+
+    return made
 
 
 def hint_unused(recipe: Recipe) -> None:

@@ -84,8 +84,8 @@ class Run:
 
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""
-        # A model folder holds a recipe, too: the shareable copy.
-        return (self.folder / "recipe.yaml").is_file() and not (self.folder / "config.json").is_file()
+        # A model folder holds a recipe, too: the shareable copy. A script may save its model beside the Run's files.
+        return (self.folder / "recipe.yaml").is_file() and (self.model_dir.is_dir() or not (self.folder / "config.json").is_file())
 
     def is_finished(self) -> bool:
         return (self.model_dir / "scores.json").is_file()

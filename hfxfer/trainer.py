@@ -3,12 +3,11 @@
 A script that uses Trainer changes the class and adds `task=`; everything else keeps its name and meaning.
 `train_dataset` and `eval_dataset` are raw rows (the task's columns: hfxfer encodes, augments, collates and
 scores them) or items already encoded for the model, with the caller's collator; they are told apart by
-their columns. A given `compute_metrics` keeps Trainer's own evaluation.
+their columns. A given `compute_metrics` keeps Trainer's own evaluation. To the Hub goes what `scripted.Publisher` sends.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import time
@@ -23,10 +22,10 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, rates, staging, tasks
-from hfxfer.batches import EpochBatches, Items
+from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, rates, scripted, staging, tasks
+from hfxfer.batches import EpochBatches, Items, is_raw
 from hfxfer.checkpoints import quiet_libraries
-from hfxfer.errors import DataError, DivergedError, ModelError, RecipeError
+from hfxfer.errors import DataError, DivergedError, ModelError
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.machine import Waiting
 from hfxfer.metrics import METRICS
@@ -37,8 +36,8 @@ from hfxfer.stopping import best_evaluation, metric_key
 from hfxfer.tasks._task import Problem, Task
 
 SETTINGS = ("columns", "augment", "problem_type", "on_bad_rows", "max_length", "stride", "freeze", "head_epochs", "unfreeze_epochs", "feature_views",
-            "feature_cache_gb", "batch_norm", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix", "random_erasing",
-            "l2_sp", "ema_decay", "class_weights", "sampler")
+            "feature_cache_gb", "batch_norm", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix",
+            "random_erasing", "l2_sp", "ema_decay", "class_weights", "sampler", "license", "language")
 """Settings of a recipe that a script gives to TransferTrainer by keyword."""
 
 
@@ -57,8 +56,10 @@ class TransferTrainer(Trainer):
         given.pop("self")
         self.task = tasks.get(task) if isinstance(task, str) else task
         self.problem, self.batches, self.cached, self.stage, self.adapter, self.in_checkpoint = problem, None, None, None, None, False
-        self.waiting = Waiting()
+        self.waiting, self.base, self.report, self.earlier_log = Waiting(), None, None, []
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
+        self.publisher = scripted.Publisher(given["args"])
+        given["args"] = self.publisher.arguments(given["args"])
         self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
         if self.task is not None:
             self._adopt(given)
@@ -76,7 +77,7 @@ class TransferTrainer(Trainer):
             self.still_norms = methods.still_norms(given["model"], self.recipe.batch_norm)
             methods.train_only(given["model"], self.stages[0].trained, self.still_norms)
         elif given.get("model_init") is not None:
-            given["model_init"] = _with_method(given["model_init"], self.recipe, given["args"].num_train_epochs)
+            given["model_init"] = methods.of_init(given["model_init"], self.recipe, given["args"].num_train_epochs)
         super().__init__(**given)
         self.optimizer_is_ours = self.optimizer is None
         self.add_callback(_EpochTeller(self))
@@ -86,6 +87,13 @@ class TransferTrainer(Trainer):
         self.average = averaging.Average(self) if self.recipe.ema_decay else None
         if self.average is not None:
             self.add_callback(self.average)
+        if self.publisher.wanted:
+            self.publisher.check(self)
+
+    @property
+    def whole_log(self) -> list[dict[str, Any]]:
+        """log_history, that of the stages before this one among it."""
+        return [*self.earlier_log, *self.state.log_history]
 
     @property
     def scores_rows(self) -> bool:
@@ -108,10 +116,11 @@ class TransferTrainer(Trainer):
         """Turn raw rows into splits, find the labels, and load what is named instead of given."""
         raw = {name: given[key] for name, key in (("train", "train_dataset"), ("validation", "eval_dataset"))
                if given.get(key) is not None and not isinstance(given[key], dict)}
-        if self.problem is None and raw and all(_is_raw(dataset, self.task) for dataset in raw.values()):
+        if self.problem is None and raw and all(is_raw(dataset) for dataset in raw.values()):
             rows = data.load_rows(raw, self.task.columns, self.recipe, cut=False)
             given["train_dataset"] = rows.train or given.get("train_dataset")
             given["eval_dataset"] = rows.validation or given.get("eval_dataset")
+            self.report = rows.report
             # In the caller's own units: nothing would fold a scale into the model that a script saves.
             self.problem = replace(self.task.problem(rows.target, rows.train), target_mean=0.0, target_scale=1.0)
         if isinstance(given.get("model"), str):
@@ -119,7 +128,7 @@ class TransferTrainer(Trainer):
                 raise ModelError(f"model is the name {given['model']!r} and the data is already encoded, so its labels are unknown. "
                                  "Give raw rows, or load the model yourself with num_labels")
             loaded = models.load(self.task, self.recipe, self.problem)
-            given["model"] = loaded.model
+            given["model"], self.base = loaded.model, loaded.base
             given["processing_class"] = given.get("processing_class") or loaded.processor
         if self.problem is not None:
             self._settle_rows(given)
@@ -180,14 +189,16 @@ class TransferTrainer(Trainer):
     def _plain_items(self, dataset: Any) -> Any:
         if self.problem is None or isinstance(dataset, Items):
             return dataset
-        split = self._split(dataset)
+        return Items(self.task, self.scored_split(dataset), self.processing_class, self.problem, self.recipe, training=False)
+
+    def scored_split(self, dataset: Any) -> data.Split:
+        """Raw rows as a split; in a stage whose body stands still, with their features."""
+        split = dataset if isinstance(dataset, data.Split) else self._split(dataset)
         if self.cached is not None:
             self.cached.fill(split)
-        return Items(self.task, split, self.processing_class, self.problem, self.recipe, training=False)
+        return split
 
     def _split(self, dataset: Any) -> data.Split:
-        if isinstance(dataset, data.Split):
-            return dataset
         source = data.read_source({"test": dataset}, self.recipe)
         role = self.task.target
         names = (self.recipe.columns.get(role), *self.task.columns[role].names)
@@ -197,22 +208,33 @@ class TransferTrainer(Trainer):
         return data.load_split(source, "test", self.task.columns, self.recipe, target)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **named: Any) -> Any:
-        """As Trainer's, stage after stage of the method. Checkpoints of all stages but the last lie in folders of their own."""
+        """As Trainer's, stage after stage of the method. Checkpoints of all stages but the last lie in folders of their own.
+
+        With push_to_hub the model is published in the end; WorkError where that fails, and it is saved.
+        """
+        start = time.monotonic()
         if self.model_init is not None:
             output = super().train(resume_from_checkpoint, **named)
             staging.share_buffers(self)
-            return output
+        else:
+            output = self._train_stages(resume_from_checkpoint, **named)
+        # Of a resumed training this would be the last part only.
+        self.publisher.on_train_end(self, None if resume_from_checkpoint else time.monotonic() - start)
+        return output
+
+    def _train_stages(self, resume_from_checkpoint: str | bool | None, **named: Any) -> Any:
+        models.forget(self.accelerator.unwrap_model(self.model))
         staging.check(self, self.stages)
         first, checkpoint = staging.resume_point(self.stages, self.args, resume_from_checkpoint)
-        earlier = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
+        self.earlier_log = [entry for number in range(first) for entry in staging.finished_log(self.stages[number], self.args)]
         for number in range(first, len(self.stages)):
             with staging.in_stage(self, self.stages, number, checkpoint), staging.quick_collections(self.args):
                 output = super().train(checkpoint, **named)
             checkpoint = None
             if number + 1 < len(self.stages):
-                earlier += [{**entry, "stage": self.stages[number].name} for entry in self.state.log_history]
+                self.earlier_log += [{**entry, "stage": self.stages[number].name} for entry in self.state.log_history]
         self.adapter = adapters.merge(self.model) if self.stages[-1].adapters else None
-        self.state.log_history = [*earlier, *self.state.log_history]
+        self.state.log_history, self.earlier_log = self.whole_log, []
         return output
 
     def get_batch_samples(self, *given: Any, **named: Any) -> Any:
@@ -222,7 +244,8 @@ class TransferTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As Trainer's; a stage that is a part of one schedule gets its part of it."""
-        return staging.scheduler_of_stage(self.stage, num_training_steps, lambda steps: super(TransferTrainer, self).create_scheduler(steps, optimizer))
+        make = super().create_scheduler
+        return staging.scheduler_of_stage(self.stage, num_training_steps, lambda steps: make(steps, optimizer))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As Trainer's, with a rate for each layer and no weight decay on norms, biases and tokens."""
@@ -259,16 +282,14 @@ class TransferTrainer(Trainer):
         if chosen is None:
             raise DataError("there is nothing to evaluate on: give TransferTrainer an eval_dataset, or evaluate(eval_dataset=…)")
         start = time.time()
-        split = self._split(chosen)
-        metrics = self._shared(self._measure(split, metric_key_prefix))
+        split = self.scored_split(chosen)
+        metrics = self.shared(self._measure(split, metric_key_prefix))
         metrics.update(speed_metrics(metric_key_prefix, start, num_samples=split.num_rows))
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _measure(self, split: data.Split, prefix: str) -> dict[str, float]:
-        if self.cached is not None:
-            self.cached.fill(split)
         folder = self.args.output_dir if os.path.isdir(self.args.output_dir) else None
         outcomes, loss = evaluate_split(self.predictor(), split, self.args.eval_batch_size, folder)
         if not self.is_world_process_zero():
@@ -280,11 +301,11 @@ class TransferTrainer(Trainer):
             console.warn(f"{chosen} is undefined on {split.name}: the checkpoint is chosen by the loss. Choose another with --metric_for_best_model")
         return {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items() if value is not None}
 
-    def _shared(self, metrics: dict[str, float]) -> dict[str, float]:
-        """The main process's metrics in every process."""
+    def shared(self, value: Any) -> Any:
+        """The main process's value in every process."""
         from accelerate.utils import broadcast_object_list
 
-        return broadcast_object_list([metrics])[0] if self.args.world_size > 1 else metrics
+        return broadcast_object_list([value])[0] if self.args.world_size > 1 else value
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """As Trainer's, with ties broken by the lower validation loss: on few rows accuracy alone cannot tell epochs apart."""
@@ -318,8 +339,23 @@ class TransferTrainer(Trainer):
             self.average.resumed_from = Path(resume_from_checkpoint)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's; with push_to_hub the model is published, too, where a script calls it."""
         with quiet_libraries():
-            super().save_model(output_dir, _internal_call)
+            super().save_model(output_dir, _internal_call=True)
+        if self.publisher.wanted and not _internal_call:
+            self.publisher.push(self, "Model save")
+
+    def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
+                    revision: str | None = None, private: bool | None = None, **named: Any) -> Any:
+        """Make output_dir a Run of the model as it is now, and publish its model/ as one commit; called in every process.
+
+        named: license and language, as the settings of these names. Raises RefusedError before anything was sent, WorkError after.
+        """
+        self.publisher.hint_unused(named if blocking else {**named, "blocking": False})
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.publisher.check(self, token)
+        said = {name: named.get(name) for name in ("license", "language")}
+        return self.publisher.push(self, commit_message or "", token=token, revision=revision, private=private, **said)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -344,22 +380,7 @@ class TransferTrainer(Trainer):
                 if self.average is not None:
                     self.average.save_raw(folder)
                 mark_complete(folder)
-
-
-def _with_method(model_init: Any, recipe: Recipe, num_train_epochs: float) -> Any:
-    """The same function, its models frozen as the method says. Keeps the number of arguments, which Trainer looks at."""
-    @functools.wraps(model_init)
-    def made(*trial: Any) -> Any:
-        model = model_init(*trial)
-        if recipe.method == "auto":
-            raise RecipeError("model_init is given and method is auto, which may choose stages. Say which: method='full' or 'head'")
-        stages = methods.stages(recipe, model, num_train_epochs)
-        if len(stages) > 1 or stages[0].adapters:
-            raise RecipeError(f"model_init is given and method is {recipe.method}, which has stages. Give model=, or method='full' or 'head'")
-        methods.train_only(model, stages[0].trained, methods.still_norms(model, recipe.batch_norm))
-        return model
-
-    return made
+        self.publisher.on_save(self)
 
 
 class _EpochTeller(TrainerCallback):
@@ -375,16 +396,3 @@ class _EpochTeller(TrainerCallback):
 
 def _first(labels: tuple[str, ...]) -> str:
     return ", ".join(labels[:5]) + (f", … ({len(labels)})" if len(labels) > 5 else "")
-
-
-def _is_raw(dataset: Any, task: Task) -> bool:
-    """True for rows with the task's columns, False for items already encoded for the model."""
-    if isinstance(dataset, data.Split):
-        return True
-    names = set(getattr(dataset, "column_names", None) or ())
-    if not names or (getattr(dataset, "format", None) or {}).get("type") == "custom":
-        try:
-            names = set(dataset[0])
-        except (TypeError, KeyError, IndexError, NotImplementedError):
-            names = set(next(iter(dataset), {}))
-    return not names & {"input_ids", "pixel_values", "input_values", "input_features", "inputs_embeds"}
