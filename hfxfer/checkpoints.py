@@ -15,6 +15,9 @@ from hfxfer.errors import DependencyError, HfxferError, ModelError
 from hfxfer.fetching import Pinned
 from hfxfer.optional import require
 
+FEWEST_WORDS = 3
+"""Beside special tokens, in any tokenizer's vocabulary; those that transformers makes up have 2 at most (DeBERTa v2)."""
+
 
 def checkpoint_config(source: str, revision: str | Pinned | None) -> dict[str, Any]:
     """The parsed config.json of a local folder or Hub id. Raises ModelError."""
@@ -109,6 +112,15 @@ def strictly_loaded(weights_file: str, architecture: str) -> Any:
     unmatched = len(re.findall(r'"[^"]+"', failure)) + len(re.findall(r"size mismatch", failure))
     raise ModelError(f"{weights_file} does not fit {architecture}: {unmatched} keys do not match. torchvision's ResNet, VGG, "
                      "DenseNet and Inception load through timm's converters (resnet50.tv_in1k, vgg16.tv_in1k, …); others do not")
+
+
+def check_words(tokenizer: Any, source: str, at: Pinned) -> None:
+    """Raise ModelError for a tokenizer that was made up: without its files transformers gives one that knows no word (5.23)."""
+    if not hasattr(tokenizer, "all_special_tokens") or len(tokenizer) - len(set(tokenizer.all_special_tokens)) >= FEWEST_WORDS:
+        return
+    where = f"not in the cache, and {at.away}" if at.away else "not there"
+    raise ModelError(f"the tokenizer of {source} knows no words: its vocabulary (tokenizer.json, vocab.txt or the like) is {where}. "
+                     "It belongs beside the model: tokenizer.save_pretrained")
 
 
 def check_torch_pair() -> None:

@@ -195,7 +195,8 @@ def _not_in_cache(source: str, revision: str | None, why: str, mend: str) -> str
 
     cache = constants.HF_HUB_CACHE
     folder, do = Path(cache) / f"models--{source.replace('/', '--')}", mend.format(source=source)
-    refs = {path.relative_to(folder / "refs").as_posix(): path.read_text(encoding="utf-8") for path in sorted(folder.glob("refs/**/*")) if path.is_file()}
+    files = [path for path in sorted(folder.glob("refs/**/*")) if path.is_file()]
+    refs = {path.relative_to(folder / "refs").as_posix(): path.read_text(encoding="utf-8") for path in files}
     if revision and (revision in refs.values() or (folder / "snapshots" / revision).is_dir()):
         return f"cannot load {source}: only a part of it is in the cache ({cache}), and {why}. {do}"
     if revision and refs:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import console, dropout, licences
-from hfxfer.checkpoints import card_metadata, check_torch_pair, checkpoint_config, explained, is_timm_config, quiet_libraries, strictly_loaded
+from hfxfer.checkpoints import (card_metadata, check_torch_pair, check_words, checkpoint_config, explained, is_timm_config, quiet_libraries,
+                                strictly_loaded)
 from hfxfer.errors import ModelError
 from hfxfer.fetching import Pinned, fetch_weights, pin
 from hfxfer.recipe import Recipe
@@ -81,6 +82,7 @@ def load_trained(source: str, task: Task, revision: str | Pinned | None = None, 
             model, info = getattr(transformers, task.auto_model).from_pretrained(
                 source, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
             processor = getattr(transformers, task.auto_processor).from_pretrained(source, **_processor_settings(task), **common)
+            check_words(processor, source, at)
     new = _new_weights(model, info, source)
     if new:
         raise ModelError(f"{source} has no trained head for {task.name}: {', '.join(new[:3])} {'is' if len(new) == 1 else 'are'} not in its weights "
@@ -132,6 +134,7 @@ def _from_transformers(config: dict, task: Task, recipe: Recipe, problem: Proble
         model, info = getattr(transformers, task.auto_model).from_pretrained(
             recipe.model, config=settings, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **common)
         processor = getattr(transformers, task.auto_processor).from_pretrained(recipe.model, **_processor_settings(task), **common)
+        check_words(processor, recipe.model, at)
     new = _new_weights(model, info, recipe.model)
     if not same_head:
         new = _reset_head(model, new)

@@ -160,6 +160,17 @@ def test_a_missing_model_names_both_ways(tmp_path):
         models.load(TEXT, recipe("nobody/nothing"), THREE)
 
 
+def test_a_tokenizer_without_its_files_is_refused(tmp_path):
+    """transformers 5.23 makes one up, in which every word is unknown."""
+    folder = bert_checkpoint(tmp_path / "bert")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ModelError) as raised:
+        models.load(TEXT, recipe(folder), THREE)
+    assert str(raised.value) == (f"the tokenizer of {folder} knows no words: its vocabulary (tokenizer.json, vocab.txt or the like) is not there. "
+                                 "It belongs beside the model: tokenizer.save_pretrained")
+
+
 def test_gpt2_gets_a_padding_token_in_tokenizer_and_config(tmp_path):
     loaded = models.load(TEXT, recipe(gpt2_checkpoint(tmp_path / "gpt2")), THREE)
     assert loaded.processor.pad_token == "<|endoftext|>"
