@@ -8,6 +8,7 @@ never a setting.
 from __future__ import annotations
 
 import os
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -239,8 +240,8 @@ def _closed(api: Any, about: spaces.About) -> str:
     try:
         found = asked(f"looking for {about.model_id}", lambda: api.model_info(about.model_id), RepositoryNotFoundError)
     except RepositoryNotFoundError as error:
-        raise RefusedError(f"{about.model_id} is not on the Hub, and a Space loads its model from there. Push both: hfxfer push {about.source} "
-                           f"--hub_model_id {about.model_id} --space") from error
+        raise RefusedError(f"{about.model_id} is not on the Hub, and a Space loads its model from there. Push both: hfxfer push "
+                           f"{shlex.quote(about.source)} --hub_model_id {about.model_id} --space") from error
     return "private" if found.private else "gated" if found.gated else ""
 
 

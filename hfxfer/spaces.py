@@ -8,6 +8,7 @@ hfxfer/           this package, beside app.py: a build sees nothing but requirem
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") 
         last = next((each for each in run.pushes() if hub_model_id in ("", each["model_id"])), {})
         model_id = hub_model_id or last.get("model_id", "")
         if not model_id:
-            raise RunError(f"{source} has not been pushed, and a Space loads its model from the Hub. Push both: hfxfer push {source} --hub_model_id "
-                           "NAME/REPO --space; or say where the model will be: --hub_model_id NAME/REPO")
+            raise RunError(f"{source} has not been pushed, and a Space loads its model from the Hub. Push both: hfxfer push "
+                           f"{shlex.quote(str(source))} --hub_model_id NAME/REPO --space; or say where the model will be: --hub_model_id NAME/REPO")
         config, data = checkpoints.checkpoint_config(str(run.model_dir), None), run.recipe().data
         revision, datasets = revision or last.get("revision", ""), [data]
     elif Path(source).exists():
