@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hfxfer import console, machine
+from hfxfer import check_command, console, machine
 from hfxfer.demo_command import DEMO
 from hfxfer.errors import EXIT_DONE, WorkError, RecipeError, RefusedError
 from hfxfer.flags import FORMAT, Command, Flag, help_lines, parse
-from hfxfer.publish_command import PUSH
+from hfxfer.publish_command import PUSH, SPACE
 from hfxfer.reporting import report
 
 COLUMNS = Flag("values", "which column holds what: ROLE=COLUMN …")
@@ -105,25 +105,32 @@ def print_help(names: list[str]) -> None:
 
 
 def train(positional: list[str], flags: dict[str, Any]) -> int | None:
-    actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")}
+    actions, yes = {name: flags.pop(name, False) for name in ("resume", "overwrite")}, flags.pop("yes", False)
     recipe = _recipe(positional, flags, "train")
-    from hfxfer.training import train as run_training
+    from hfxfer.training import fine_tune
 
     try:
-        run = run_training(recipe, **actions)
+        run = fine_tune(recipe, **actions, **check_command.consent(recipe, yes))
     except RefusedError:
         raise
     except Exception as error:
-        return report(error, _continuing(recipe.output_dir, error))
-    if console.is_main_process():
-        _show_scores(run.scores(), run.model_dir / "scores.json")
-        console.emit({"run": str(run.folder), "model": str(run.model_dir), "scores": run.scores()})
-        console.talk(f"next: hfxfer predict {shlex.quote(str(run.folder))} INPUT")
+        going_on = _continuing(recipe.output_dir, error)
+        return report(error, f"{going_on} --yes" if going_on and yes else going_on)
+    if not console.is_main_process():
+        return None
+    _show_scores(run.scores(), run.model_dir / "scores.json")
+    result = {"run": str(run.folder), "model": str(run.model_dir), "scores": run.scores()}
+    if recipe.push_to_hub:
+        return check_command.push_trained(run, recipe, yes, result)
+    console.emit(result)
+    console.talk(f"next: hfxfer predict {shlex.quote(str(run.folder))} INPUT")
 
 
 def ladder(positional: list[str], flags: dict[str, Any]) -> int | None:
     actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")} | {"budget": flags.pop("budget", None)}
     recipe = _recipe(positional, flags, "ladder")
+    if recipe.push_to_hub:
+        raise RecipeError("push_to_hub is true, and ladder does not push. Leave it out; when it is done: hfxfer push RUN --hub_model_id NAME/REPO")
     from hfxfer.climbing import ladder as climb
     from hfxfer.rungs import table
 
@@ -233,12 +240,12 @@ def compare(positional: list[str], flags: dict[str, Any]) -> None:
 
 def card(positional: list[str], flags: dict[str, Any]) -> None:
     from hfxfer.card import faults, write
+    from hfxfer.recipe import languages
     from hfxfer.run import Run
 
     run = Run(_one(positional, "card", "a Run"))
-    language = [code.strip() for code in flags.get("language", "").split(",") if code.strip()] or None
-    found = write(run, model_id=flags.get("hub_model_id", ""), card_examples=flags.get("card_examples", False), language=language,
-                  license=flags.get("license"))
+    found = write(run, model_id=flags.get("hub_model_id", ""), card_examples=flags.get("card_examples", False),
+                  language=languages(flags.get("language")), license=flags.get("license"))
     wrong = faults(found.metadata, found.text)
     console.fact(str(run.model_dir / "README.md"))
     for line in found.changes:
@@ -248,6 +255,7 @@ def card(positional: list[str], flags: dict[str, Any]) -> None:
     for line in found.questions:
         console.talk(f"to answer: {line}")
     console.emit({"card": str(run.model_dir / "README.md"), "changes": found.changes, "faults": wrong, "questions": found.questions})
+    console.talk(f"next: hfxfer push {shlex.quote(str(run.folder))} --hub_model_id {flags.get('hub_model_id', 'NAME/REPO')}")
 
 
 def show_tasks(positional: list[str], flags: dict[str, Any]) -> None:
@@ -343,10 +351,12 @@ def _interval(score: dict[str, Any]) -> str:
 
 
 COMMANDS: dict[str, Command] = {
+    "check": check_command.CHECK,
     "train": Command("--model M --data D --output_dir runs/x [--SETTING VALUE …]\n       hfxfer train recipe.yaml [--SETTING VALUE …]",
                      "fine-tune a checkpoint on your data; the result is a Run folder", train,
                      {"resume": Flag("switch", "continue from the last complete checkpoint of --output_dir"),
-                      "overwrite": Flag("switch", "replace the run that is in --output_dir"), "format": FORMAT}, settings=True),
+                      "overwrite": Flag("switch", "replace the run that is in --output_dir"),
+                      "yes": Flag("switch", "push_to_hub: do not ask"), "format": FORMAT}, settings=True),
     "ladder": Command("--model M --data D --output_dir runs/x [--budget 20m] [--SETTING VALUE …]\n       hfxfer ladder recipe.yaml [--SETTING VALUE …]",
                       "try head, lp-ft, lora and full in turn, as long as each is better on validation; the best is the Run", ladder,
                       {"budget": Flag("value", "most time, such as 90s, 20m or 1h; a rung that would take longer than what is left is not begun"),
@@ -370,6 +380,7 @@ COMMANDS: dict[str, Command] = {
         "language": Flag("value", "of the texts: en, or several: en,fr"),
         "card_examples": Flag("switch", "show some test rows, which are your data"), "format": FORMAT}),
     "push": PUSH,
+    "space": SPACE,
     "demo": DEMO,
     "tasks": Command("", "list the tasks and the columns they want", show_tasks, {"format": FORMAT}),
     "doctor": Command("", "examine this installation and say how to mend it", doctor, {"format": FORMAT}),

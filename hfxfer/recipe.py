@@ -242,10 +242,10 @@ def _loader() -> type:
     return Loader
 
 
-def partly_read(settings: Mapping[str, Any]) -> tuple[Recipe | None, list[str]]:
-    """(the recipe of those flat settings that are right, what is wrong with the others); None where model or data are not among them."""
+def partly_read(settings: Mapping[str, Any]) -> tuple[Recipe, list[str]]:
+    """(the recipe of those flat settings that are right, what is wrong with the others); model and data are empty where they are missing or wrong."""
     known, extra, faults = _read(settings)
-    return Recipe(**known, training_arguments=extra) if {"model", "data"} <= known.keys() else None, faults
+    return Recipe(**{"model": "", "data": "", **known}, training_arguments=extra), faults
 
 
 def languages(codes: str | None) -> list[str] | None:

@@ -1,17 +1,19 @@
-"""train: a Recipe in, a Run folder out."""
+"""train: a Recipe in, a Run folder out; pushed where the recipe says so, after a check before the first training second."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hfxfer import checkpoints, console, data, methods, models, tasks
-from hfxfer.errors import RecipeError, RunError
-from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
+from hfxfer.errors import RecipeError, RefusedError, RunError, WorkError
+from hfxfer.preflight import Check
+from hfxfer.recipe import GIVEN_IN_PYTHON, PUBLISHING, Recipe
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
@@ -19,24 +21,91 @@ EXAMPLE_ROWS = 60
 RATES = {"head": methods.HEAD_LEARNING_RATE, "lora": 1e-3}
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prepared:
+    """All that a training begins with. recipe: every `auto` is a value. began: time.monotonic() when reading began."""
+
+    recipe: Recipe
+    task: Task
+    problem: Problem
+    rows: data.Rows
+    loaded: models.Loaded
+    began: float
+
+
 def train(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: bool = False, **settings: Any) -> Run:
-    """Fine-tune, evaluate and save; the Run is the result.
+    """Fine-tune, evaluate and save; the Run is the result. With push_to_hub everything is checked first, and the model is pushed at the end.
 
     Give a Recipe, or its fields by keyword; `data` may be a Dataset, DatasetDict or DataFrame here.
     Raises RefusedError (nothing was done) or WorkError (what was finished is kept).
     """
+    run = fine_tune(recipe, overwrite=overwrite, resume=resume, **settings)
+    if console.is_main_process() and run.recipe().push_to_hub:
+        push(run)
+    return run
+
+
+def fine_tune(recipe: Recipe | None = None, /, *, overwrite: bool = False, resume: bool = False, confirm: Callable[[Check], None] | None = None,
+              faults: tuple[str, ...] = (), **settings: Any) -> Run:
+    """`train` up to the push. confirm: called before training where there will be one; raises where the answer is no. faults: known already."""
     recipe, source = given(recipe, settings)
     run = Run(recipe.output_dir)
-    if console.is_main_process():
-        run.claim(overwrite=overwrite, resume=resume)
-    task, rows, began = read_rows(recipe, source)
-    recipe = with_saved_plan(recipe, run.recipe()) if resume else recipe
-    recipe, problem, loaded = prepare(dataclasses.replace(recipe, task=task.name), task, rows)
-    if resume:
-        must_match(recipe, run.recipe(), run)
+    if recipe.push_to_hub:
+        check = Check(recipe, must_reach=True, faults=list(faults))
+        ready = examine(check, source, overwrite=overwrite, resume=resume)
+        check.settle(confirm)
+        for line in check.checked:
+            console.talk(f"checked: {line}")
+    else:
+        if recipe.hub_model_id:
+            console.hint(f"hub_model_id is {recipe.hub_model_id}, but without --push_to_hub nothing is pushed")
+        _claim(run, overwrite, resume)
+        ready = made_ready(recipe, source, run if resume else None)
     from hfxfer.fitting import fit
 
-    return fit(run, recipe, task, problem, rows, loaded, resume, began)
+    return fit(run, ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded, resume, ready.began)
+
+
+def examine(check: Check, source: Any, *, overwrite: bool = False, resume: bool = False) -> Prepared | None:
+    """Find all that is wrong before a training, and in `check` what was looked at; None where the data or the model cannot be had."""
+    run, ready = Run(check.recipe.output_dir), None
+    check.ask()
+    with check.trying():
+        _claim(run, overwrite, resume)
+    if check.recipe.data and check.recipe.model:
+        with check.trying():
+            ready = made_ready(check.recipe, source, run if resume and run.exists() else None)
+    if ready is None:
+        check.foresee()
+    else:
+        check.rehearse(ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded)
+    return ready
+
+
+def push(run: Run) -> Any:
+    """Push a finished Run as its recipe says; a hub.Pushed. Raises WorkError: the Run is whole, and `hfxfer push` goes on."""
+    from hfxfer import hub
+
+    recipe = run.recipe()
+    try:
+        return hub.push(run, hub_model_id=recipe.hub_model_id, private=recipe.hub_private_repo, revision=recipe.hub_revision or hub.MAIN)
+    except RefusedError as error:
+        raise WorkError(str(error)) from error
+
+
+def _claim(run: Run, overwrite: bool, resume: bool) -> None:
+    if console.is_main_process():
+        run.claim(overwrite=overwrite, resume=resume)
+
+
+def made_ready(recipe: Recipe, source: Any, begun: Run | None) -> Prepared:
+    """Rows, model and the whole recipe. begun: the Run that is to go on."""
+    task, rows, began = read_rows(recipe, source)
+    recipe = with_saved_plan(recipe, begun.recipe()) if begun else recipe
+    recipe, problem, loaded = prepare(dataclasses.replace(recipe, task=task.name), task, rows)
+    if begun:
+        must_match(recipe, begun.recipe(), begun)
+    return Prepared(recipe, task, problem, rows, loaded, began)
 
 
 def given(recipe: Recipe | None, settings: dict[str, Any]) -> tuple[Recipe, Any]:
@@ -46,7 +115,7 @@ def given(recipe: Recipe | None, settings: dict[str, Any]) -> tuple[Recipe, Any]
     in_python = source is not None and not isinstance(source, (str, Path))
     if in_python:
         settings["data"] = GIVEN_IN_PYTHON
-    recipe = _with_full_paths(Recipe.from_settings(settings))
+    recipe = with_full_paths(Recipe.from_settings(settings))
     return recipe, source if in_python else recipe.data
 
 
@@ -142,7 +211,7 @@ def _precision() -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
-def _with_full_paths(recipe: Recipe) -> Recipe:
+def with_full_paths(recipe: Recipe) -> Recipe:
     """Local data and model as absolute paths, so that the saved recipe runs from anywhere."""
     changed = {name: os.path.abspath(getattr(recipe, name)) for name in ("data", "model")
                if os.path.exists(getattr(recipe, name))}
@@ -158,9 +227,9 @@ def with_saved_plan(recipe: Recipe, saved: Recipe) -> Recipe:
 
 
 def must_match(recipe: Recipe, saved: Recipe, run: Run) -> None:
-    """Resuming with other settings would give neither run. Raises RunError naming them."""
+    """Resuming with other settings would give neither run; where the model goes may change. Raises RunError naming them."""
     now, then = recipe.to_dict(), saved.to_dict()
-    ignored = {"output_dir"}
+    ignored = {"output_dir", *PUBLISHING}
     differing = [f"{name} is {now.get(name)!r}, was {then.get(name)!r}" for name in {**then, **now}
                  if name not in ignored and now.get(name) != then.get(name)]
     if differing:

@@ -271,7 +271,7 @@ def test_what_is_right_is_read_beside_what_is_wrong():
     found, faults = partly_read({**NEEDED, "seed": -1, "methodd": "full", "test_size": "0.5"})
     assert found == recipe(test_size=0.5)
     assert faults == ["seed is -1; allowed: whole number ≥ 0 and ≤ 4294967295", "unknown setting methodd; did you mean --method?"]
-    assert partly_read({"model": "m", "data": {"a": 1}}) == (None, ["data is {'a': 1}; allowed: text"])
+    assert partly_read({"model": "m", "data": {"a": 1}}) == (Recipe(model="m", data=""), ["data is {'a': 1}; allowed: text"])
 
 
 def test_precision_is_said_once():

@@ -45,9 +45,9 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
-    or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license is the recipe's. space_id: of the Space that shows the model; where the Run was pushed
-    with one it is known. Raises RunError; RecipeError for a model_id, licence or language
-    that the Hub does not know.
+    or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license is the
+    recipe's. space_id: of the Space that shows the model; where the Run was pushed with one it is known. Raises RunError; RecipeError for a
+    model_id, licence or language that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
         raise RecipeError(f"model_id is {model_id!r}; allowed: NAME or NAME/REPO of letters, digits, '-', '_' and '.'. Give another --hub_model_id")
