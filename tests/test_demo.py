@@ -396,7 +396,7 @@ def test_words_of_a_table_are_tagged(made, opened, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content", "sentence"), [
-    ("a.csv", "a,b\n1,2\n", "no column for text"),
+    ("a.csv", "a,b\n1,2\n", "That table cannot be used. column 'text' not found in the inputs. Columns: a, b."),
     ("a.exe", "text\nx\n", "a.exe is no table that can be read here. Allowed: .csv .tsv .jsonl .txt."),
     ("a.csv", "text\n" + "x\n" * 1001, "That is 1,001 rows. At most 1,000 are taken at once; nothing was cut.")])
 def test_a_table_that_cannot_be_used_is_refused(opened, tmp_path, name, content, sentence):
@@ -455,3 +455,70 @@ def test_who_leaves_frees_the_place(made, opened, tmp_path, monkeypatch):
     (tmp_path / "one.txt").write_text("good\n", encoding="utf-8")
     assert client.predict([handle_file(str(tmp_path / "one.txt"))], api_name="/batch")[0]["label"]
     assert sum(chunks) < 1000 and chunks[-1] == 1
+
+
+# --- Model --------------------------------------------------------------------------------------------------------------
+
+def pages(run):
+    """The components of the app's Model tab, without a server."""
+    from hfxfer.demo.model_tab import model_tab
+
+    with gr.Blocks() as page:
+        model_tab(Served(str(run)))
+    return list(page.blocks.values())
+
+
+def shown_texts(blocks):
+    return [block.value for block in blocks if isinstance(block, gr.Markdown)]
+
+
+def test_scores_and_classes_are_those_of_the_file(made):
+    from hfxfer.demo import facts
+
+    served = Served(str(made("texts").folder))
+    found = facts.scores(served)
+    score = made("texts").score("accuracy")
+    assert ["accuracy", f"{score.value:.3f}", f"[{score.low:.3f}, {score.high:.3f}]", "test", str(score.num_rows)] in facts.score_rows(found)
+    heads, rows = facts.class_rows(found)
+    assert heads[0] == "Class" and heads[-1] == "Rows" and [row[0] for row in rows] == found["labels"]
+
+
+def test_the_rows_behind_a_cell_are_those_that_it_counts(made):
+    from hfxfer.demo import facts
+
+    served = Served(str(made("pictures").folder))
+    matrix = facts.scores(served)["confusion_matrix"]["counts"]
+    for row, reference in enumerate(served.labels):
+        for column, prediction in enumerate(served.labels):
+            number, shown = facts.behind(served, reference, prediction)
+            assert number == matrix[row][column] and len(shown) == min(number, facts.MOST_BEHIND)
+            assert all(f"{os.sep}{reference}{os.sep}" in each["input"] for each in shown)
+            assert [each["confidence"] for each in shown] == sorted((each["confidence"] for each in shown), reverse=True)
+
+
+def test_the_learning_curve_has_its_numbers_beside_it(made):
+    blocks = pages(made("texts").folder)
+    events = [event for event in made("texts").history() if event["type"] == "eval"]
+    table = next(block for block in blocks if isinstance(block, gr.Dataframe) and block.label == words.LEARNING)
+    assert table.value["data"] == [[f"{event['epoch']:.3g}", f"{event['eval_loss']:.4f}", f"{event['eval_accuracy']:.4f}"] for event in events]
+    assert [block.alt_text for block in blocks if isinstance(block, gr.Image)] == [words.CURVE_TEXT]
+
+
+def test_a_bare_model_folder_says_what_is_absent(made, tmp_path):
+    import shutil
+
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(made("texts").model_dir / name, tmp_path / name)
+    assert shown_texts(pages(tmp_path)) == [words.NO_SCORES, words.NO_CLASSES, words.NO_CONFUSION, words.NO_LEARNING, words.NO_CARD]
+
+
+def test_the_card_is_shown_without_metadata_and_pictures_from_elsewhere(made, tmp_path):
+    import shutil
+
+    from hfxfer.demo import facts
+
+    shutil.copy(made("texts").model_dir / "config.json", tmp_path / "config.json")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A\n![x](http://x.y/z.png) b <IMG src=x onerror='y'>\n<!-- c -->\n", encoding="utf-8")
+    assert facts.card(Served(str(tmp_path))) == "# A\n b"
+    shown = next(block for block in pages(tmp_path) if isinstance(block, gr.Markdown) and "# A" in block.value)
+    assert shown.sanitize_html

@@ -20,6 +20,7 @@ import gradio as gr
 
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
+from hfxfer.demo.model_tab import model_tab
 from hfxfer.demo.predict_tab import PredictTab
 from hfxfer.demo.served import Served
 from hfxfer.errors import RecipeError
@@ -52,6 +53,8 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
             predict = PredictTab(models, which)
         with gr.Tab(words.BATCH):
             BatchTab(models, which, predict.threshold)
+        with gr.Tab(words.MODEL):
+            _model_tabs(models)
     app.queue(max_size=WAITING)
     for each in models.values():
         each.start()
@@ -109,6 +112,15 @@ def login() -> tuple[str, str] | None:
     if not (user and colon and password):
         raise RecipeError(f"{AUTH} is set but is not USER:PASSWORD (it is not shown here). Set both, or unset it")
     return user, password
+
+
+def _model_tabs(models: dict[str, Served]) -> None:
+    if len(models) == 1:
+        model_tab(*models.values())
+        return
+    for name, each in models.items():
+        with gr.Tab(name):
+            model_tab(each)
 
 
 def _notice(models: dict[str, Served]) -> None:

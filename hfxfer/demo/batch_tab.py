@@ -113,8 +113,9 @@ def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, An
     try:
         split = sources.load_inputs([Path(path)], served.task.columns)
     except DataError as error:
-        # Its sentence helps, but the folder that uploads lie in is nobody's business.
-        raise gr.Error(str(error).replace(path, name), print_exception=False) from error
+        # Its sentence helps, but neither the folder that uploads lie in nor a flag of the command line does.
+        said = str(error).partition(" Say which one")[0].replace(path, name)
+        raise gr.Error(words.TABLE_UNUSABLE.format(said=said), print_exception=False) from error
     rows = split.take(range(split.num_rows)) if split.num_rows <= limits.BATCH_ROWS else [{}] * split.num_rows
     roles = [role for role, column in served.task.columns.items() if not column.target]
     return [(served.task.describe_input(row) if row else "", {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]

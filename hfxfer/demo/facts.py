@@ -1,0 +1,106 @@
+"""What the files beside a model say of it: card, scores, classes, confusions, learning. Read, never computed; None where a file is absent."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hfxfer.demo import words
+from hfxfer.demo.served import Served
+from hfxfer.demo.trust import percent
+
+MOST_CELLS = 40
+"""Labels on a side of the matrix."""
+
+MOST_BEHIND = 24
+FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+PICTURE = re.compile(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<img\b[^>]*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
+
+
+def file(served: Served, name: str) -> Path | None:
+    """A file of the model's repository: local, from the cache or fetched; None where it is not to be had."""
+    if served.folder:
+        path = served.folder / name
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(served.source, name, revision=served.revision))
+    except Exception:  # The client raises raw network errors of several libraries; without the file the tab says that it is absent.
+        return None
+
+
+def card(served: Served) -> str | None:
+    """README.md as Markdown, without metadata, comments and pictures, which would be fetched from elsewhere."""
+    path = file(served, "README.md")
+    if path is None:
+        return None
+    text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
+    return PICTURE.sub("", FRONT_MATTER.sub("", text)).strip()
+
+
+def scores(served: Served) -> dict[str, Any] | None:
+    """The object in scores.json."""
+    path = file(served, "scores.json")
+    found = json.loads(path.read_text(encoding="utf-8")) if path else None
+    return found if isinstance(found, dict) and isinstance(found.get("scores"), list) else None
+
+
+def score_rows(found: dict[str, Any]) -> list[list[str]]:
+    """SCORE_COLUMNS of each score of the whole set."""
+    return [[score["metric"].replace("_", " "), _value(score), _interval(score), score["split"], f"{score['num_rows']:,}"]
+            for score in found["scores"] if score["label"] is None]
+
+
+def class_rows(found: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: a class, its metrics with their intervals, its number of rows."""
+    by_label: dict[str, dict[str, dict[str, Any]]] = {}
+    for score in found["scores"]:
+        if score["label"] is not None:
+            by_label.setdefault(score["label"], {})[score["metric"]] = score
+    metrics = list(dict.fromkeys(metric for own in by_label.values() for metric in own))
+    rows = []
+    for label, own in by_label.items():
+        values = [f"{_value(own[metric])} {_interval(own[metric])}".strip() if metric in own else "" for metric in metrics]
+        rows.append([label, *values, f"{next(iter(own.values()))['num_rows']:,}"])
+    return [words.CLASS_COLUMN, *(metric.replace("_", " ") for metric in metrics), words.SCORE_COLUMNS[-1]], rows
+
+
+def behind(served: Served, reference: str, prediction: str) -> tuple[int, list[dict[str, Any]]]:
+    """How many test rows are `reference` and were answered `prediction`, and the first MOST_BEHIND of them, the surest first."""
+    import pyarrow.compute as compute
+
+    assert served.run is not None
+    table = served.run.predictions()
+    chosen = table.filter(compute.and_(compute.equal(table["reference"], reference), compute.equal(table["prediction"], prediction)))
+    rows = [{"input": row["input"], "confidence": max(row["probabilities"])} for row in chosen.select(["input", "probabilities"]).to_pylist()]
+    return len(rows), sorted(rows, key=lambda row: -row["confidence"])[:MOST_BEHIND]
+
+
+def learning(served: Served, metric: str) -> list[list[str]]:
+    """Epoch, validation loss and `metric` of every evaluation while it was trained."""
+    events = [event for event in (served.run.history() if served.run else []) if event["type"] == "eval"]
+    return [[f"{event['epoch']:.3g}", *(f"{event[name]:.4f}" if name in event else "" for name in ("eval_loss", f"eval_{metric}"))] for event in events]
+
+
+def _value(score: dict[str, Any]) -> str:
+    return words.UNDEFINED if score["value"] is None else f"{score['value']:.3f}"
+
+
+def _interval(score: dict[str, Any]) -> str:
+    return "" if score["low"] is None else f"[{score['low']:.3f}, {score['high']:.3f}]"
+
+
+def confidences(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """BEHIND_COLUMNS of the rows behind a cell; of a file only its name."""
+    return [[Path(row["input"]).name if is_file(row["input"]) else row["input"], percent(row["confidence"])] for row in rows]
+
+
+def is_file(text: str) -> bool:
+    """True where an input is the absolute path of a file that is still there."""
+    try:
+        return Path(text).is_absolute() and Path(text).is_file()
+    except (OSError, ValueError):  # A text may be no valid path.
+        return False

@@ -1,0 +1,102 @@
+"""The Model tab: card, scores with intervals, classes, confusions with the rows behind them, learning curve; or that they are absent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.card._text import escaped
+from hfxfer.demo import facts, limits, words
+from hfxfer.demo.served import Served
+from hfxfer.tasks._task import Problem
+
+OWN = {"api_visibility": "private", "show_progress": "minimal"}
+
+
+def model_tab(served: Served) -> None:
+    """Fills the tab that it is called in."""
+    found = facts.scores(served)
+    with gr.Accordion(words.SCORES, open=True):
+        if found is None:
+            gr.Markdown(words.NO_SCORES)
+        else:
+            _table(list(words.SCORE_COLUMNS), facts.score_rows(found), words.SCORES)
+    with gr.Accordion(words.CLASSES, open=False):
+        heads, rows = facts.class_rows(found) if found else ([], [])
+        if rows:
+            _table(heads, rows, words.CLASSES)
+        else:
+            gr.Markdown(words.NO_CLASSES)
+    with gr.Accordion(words.CONFUSION, open=True):
+        _confusion(served, found)
+    with gr.Accordion(words.LEARNING, open=False):
+        _learning(served)
+    with gr.Accordion(words.CARD, open=False):
+        gr.Markdown(facts.card(served) or words.NO_CARD, sanitize_html=True, elem_classes="card")
+
+
+def _confusion(served: Served, found: dict[str, Any] | None) -> None:
+    matrix = (found or {}).get("confusion_matrix")
+    if not matrix:
+        gr.Markdown(words.NO_CONFUSION)
+        return
+    labels, counts = found["labels"], matrix["counts"]
+    small = len(labels) <= facts.MOST_CELLS
+    gr.Markdown(words.CONFUSION_HINT.format(split=matrix["split"]) if small else words.TOO_MANY_LABELS.format(labels=len(labels)))
+    cells = _table([words.REFERENCE_COLUMN, *labels], [[label, *map(str, row)] for label, row in zip(labels, counts)], words.CONFUSION) if small else None
+    if served.run is None or not served.run.predictions_path.is_file():
+        gr.Markdown(words.NO_ROWS)
+        return
+    with gr.Row():
+        pair = [gr.Dropdown(labels, value=labels[at], label=said) for said, at in ((words.REFERENCE, 0), (words.PREDICTION, min(1, len(labels) - 1)))]
+        show = gr.Button(words.SHOW_ROWS)
+    said = gr.Markdown()
+    pictures = gr.Gallery(label=words.BEHIND_PICTURES, columns=6, height="auto", object_fit="contain", visible=False, interactive=False)
+    rows = gr.Dataframe(headers=list(words.BEHIND_COLUMNS), datatype="str", interactive=False, wrap=True, label=words.BEHIND_TABLE, visible=False)
+
+    def behind(reference: str, prediction: str) -> tuple:
+        number, shown = facts.behind(served, reference, prediction)
+        text = words.BEHIND.format(number=number, reference=escaped(reference), prediction=escaped(prediction),
+                                   shown=words.FIRST_SHOWN.format(most=len(shown)) if number > len(shown) else "")
+        thumbnails = _thumbnails(shown) if served.is_image else []
+        return text, gr.Gallery(thumbnails, visible=bool(thumbnails)), gr.Dataframe(facts.confidences(shown), visible=bool(shown) and not thumbnails)
+
+    def chosen(event: gr.SelectData) -> tuple:
+        row, column = event.index
+        reference, prediction = labels[row], labels[max(0, column - 1)]
+        return reference, prediction, *behind(reference, prediction)
+
+    show.click(behind, pair, [said, pictures, rows], **OWN)
+    if cells is not None:
+        cells.select(chosen, None, [*pair, said, pictures, rows], **OWN)
+
+
+def _thumbnails(shown: list[dict[str, Any]]) -> list[tuple[Any, str]]:
+    """(picture of at most 256 pixels, file name and confidence) of the rows whose files are still there; one that cannot be read is left out."""
+    found = []
+    for row, (name, confidence) in zip(shown, facts.confidences(shown)):
+        if facts.is_file(row["input"]):
+            try:
+                picture = limits.picture(row["input"])
+            except gr.Error:
+                continue
+            picture.thumbnail((256, 256))
+            found.append((picture, f"{name}, {confidence}"))
+    return found
+
+
+def _learning(served: Served) -> None:
+    metric = served.task.primary_metric(Problem(served.problem_type, served.labels))
+    rows = facts.learning(served, metric)
+    path = facts.file(served, "figures/learning_curve.png")
+    if not rows and path is None:
+        gr.Markdown(words.NO_LEARNING)
+    if path is not None:
+        gr.Image(str(path), alt_text=words.CURVE_TEXT, show_label=False, interactive=False, buttons=["fullscreen"])
+    if rows:
+        _table([head.format(metric=metric.replace("_", " ")) for head in words.CURVE_COLUMNS], rows, words.LEARNING)
+
+
+def _table(heads: list[str], rows: list[list[str]], said: str) -> gr.Dataframe:
+    return gr.Dataframe(rows, headers=heads, datatype="str", interactive=False, wrap=True, label=said, show_label=False, max_height=420)
