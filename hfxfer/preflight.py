@@ -250,7 +250,9 @@ def _before_training(fault: str) -> str:
 
 def _leaking(folder: Path) -> list[str]:
     """What would stop the push because it should not be seen; of many findings of a kind in a file, one."""
-    found = {(each.file, each.what): each for each in leaks.find(folder, publishing.listing(folder)[0])}
+    found: dict[tuple[str, str], leaks.Finding] = {}
+    for each in leaks.find(folder, publishing.listing(folder)[0]):
+        found.setdefault((each.file, each.what), each)
     return [f"{each}, in what would be published. Take it out of the data, or train without --push_to_hub and push then with --allow {each.file}"
             for each in found.values()]
 
