@@ -20,6 +20,9 @@ import gradio as gr
 
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
+from hfxfer.demo.compare_tab import CompareTab
+from hfxfer.demo.flag_tab import flag_box
+from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
 from hfxfer.demo.predict_tab import PredictTab
 from hfxfer.demo.served import Served
@@ -45,14 +48,20 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
     """
     models = served(sources, revision)
     first = next(iter(models.values()))
+    flags = Flags(flag_folder, first) if flag_folder else None
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(f"# {', '.join(map(_escaped, models))}")
         _notice(models)
         which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
         with gr.Tab(words.PREDICT):
             predict = PredictTab(models, which)
+            if flags:
+                flag_box(predict.box, first, flags)
         with gr.Tab(words.BATCH):
             BatchTab(models, which, predict.threshold)
+        if len(models) > 1:
+            with gr.Tab(words.COMPARE):
+                CompareTab(models, predict.threshold)
         with gr.Tab(words.MODEL):
             _model_tabs(models)
     app.queue(max_size=WAITING)

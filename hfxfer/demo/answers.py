@@ -77,3 +77,17 @@ def highlighted(record: dict[str, Any], threshold: float, text: str) -> list[tup
         pieces.append((text[each["start"]:each["end"]], tag))
         at = each["end"]
     return [piece for piece in [*pieces, (text[at:], None)] if piece[0]]
+
+
+def line(record: dict[str, Any], problem_type: str, threshold: float) -> list[str]:
+    """Answer, confidence, and "yes" where it is not sure: cells of a table, which shows them as plain text."""
+    if problem_type == REGRESSION:
+        return [f"{record['value']:.4g}", "", ""]
+    if problem_type == "tags":
+        found = [f"{each['word']} ({each['entity']})" for each in record["entities"]]
+        least = min((each["score"] for each in record["entities"]), default=1.0)
+        return [", ".join(found), percent(least) if found else "", words.YES if least < threshold else ""]
+    if problem_type == MULTI_LABEL:
+        given = [name for name, value in probabilities(record).items() if value >= threshold]
+        return [", ".join(given), "", "" if given else words.YES]
+    return [record["label"], percent(record["score"]), words.YES if record["score"] < threshold else ""]

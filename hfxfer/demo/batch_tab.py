@@ -16,7 +16,6 @@ from hfxfer.demo import answers, limits, words
 from hfxfer.demo.inputs import named, untouched, uploaded
 from hfxfer.demo.served import CHUNK, Served
 from hfxfer.errors import DataError
-from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
 
 TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 """What a table may be. Not pictures by name: a row would name a file of the server."""
@@ -139,20 +138,10 @@ def _as_object(answer: Any) -> dict[str, Any]:
 
 
 def _line(record: dict[str, Any], kind: str, threshold: float) -> list[str]:
-    """Input, answer, confidence, whether it is below the threshold, problem."""
+    """BATCH_COLUMNS of one record."""
     if "problem" in record:
         return [record["input"], "", "", "", record["problem"]]
-    if kind == REGRESSION:
-        return [record["input"], f"{record['value']:.4g}", "", "", ""]
-    if kind == "tags":
-        found = [f"{each['word']} ({each['entity']})" for each in record["entities"]]
-        least = min((each["score"] for each in record["entities"]), default=1.0)
-        return [record["input"], ", ".join(found), answers.percent(least) if found else "", words.YES if least < threshold else "", ""]
-    ranked = answers.probabilities(record)
-    if kind == MULTI_LABEL:
-        given = [name for name, value in ranked.items() if value >= threshold]
-        return [record["input"], ", ".join(given), "", "" if given else words.YES, ""]
-    return [record["input"], record["label"], answers.percent(record["score"]), words.YES if record["score"] < threshold else "", ""]
+    return [record["input"], *answers.line(record, kind, threshold), ""]
 
 
 def _written(records: list[dict[str, Any]]) -> list[str]:

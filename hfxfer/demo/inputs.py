@@ -46,15 +46,15 @@ def uploaded(payload: Any) -> str | None:
 class InputBox:
     """The components of one input. `components` and `names` (in the API) stand in the order of `row`'s arguments."""
 
-    def __init__(self, served: Served):
+    def __init__(self, served: Served, elem_id: str = "input"):
         self.served = served
         if served.is_image:
             picture = gr.Image(label=words.PICTURE, sources=["upload", "clipboard", "webcam"], height=320, alt_text=words.PICTURE_TEXT,
-                               buttons=["fullscreen"], elem_id="input")
+                               buttons=["fullscreen"], elem_id=elem_id)
             self.components: list[Any] = [untouched(picture, uploaded)]
         else:
             hint = words.WORDS_HINT if served.is_tokens else words.TEXT_HINT
-            self.components = [gr.Textbox(label=words.TEXT, placeholder=hint, lines=4, max_lines=16, elem_id="input")]
+            self.components = [gr.Textbox(label=words.TEXT, placeholder=hint, lines=4, max_lines=16, elem_id=elem_id)]
             if served.takes_pairs:
                 self.components.append(gr.Textbox(label=words.TEXT_PAIR, value="", lines=2, max_lines=16))
 

@@ -52,7 +52,7 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         pair = [gr.Dropdown(labels, value=labels[at], label=said) for said, at in ((words.REFERENCE, 0), (words.PREDICTION, min(1, len(labels) - 1)))]
         show = gr.Button(words.SHOW_ROWS)
     said = gr.Markdown()
-    pictures = gr.Gallery(label=words.BEHIND_PICTURES, columns=6, height="auto", object_fit="contain", visible=False, interactive=False)
+    pictures = gr.Gallery(label=words.BEHIND_PICTURES, columns=6, height=320, object_fit="contain", visible=False, interactive=False)
     rows = gr.Dataframe(headers=list(words.BEHIND_COLUMNS), datatype="str", interactive=False, wrap=True, label=words.BEHIND_TABLE, visible=False)
 
     def behind(reference: str, prediction: str) -> tuple:
@@ -63,8 +63,8 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         return text, gr.Gallery(thumbnails, visible=bool(thumbnails)), gr.Dataframe(facts.confidences(shown), visible=bool(shown) and not thumbnails)
 
     def chosen(event: gr.SelectData) -> tuple:
-        row, column = event.index
-        reference, prediction = labels[row], labels[max(0, column - 1)]
+        # Not the row's number, which changes when somebody sorts the table.
+        reference, prediction = event.row_value[0], labels[max(0, event.index[1] - 1)]
         return reference, prediction, *behind(reference, prediction)
 
     show.click(behind, pair, [said, pictures, rows], **OWN)

@@ -96,3 +96,25 @@ BEHIND_PICTURES, BEHIND_TABLE = "These pictures", "These rows"
 CURVE_TEXT = "Learning curve: loss and validation score by epoch; the table below holds its numbers."
 CURVE_COLUMNS = ("Epoch", "Validation loss", "{metric} on validation")
 TOO_MANY_LABELS = "With {labels} labels the matrix is too large for a page; choose a pair."
+
+RIGHT_LABEL, RIGHT_LABELS, RIGHT_VALUE = "The right label", "All right labels", "The right number"
+RIGHT_TAGS = "The right tags, one a word, with spaces between"
+KEEP = "Report"
+FLAG_HINT = "Keeps this input with the right label, so that the next training can learn from it. Report nothing that is secret."
+KEPT = "Thank you, it is kept. Reports so far: {number:,}."
+ALREADY_KEPT = "That is kept already. Reports so far: {number:,}."
+FLAGS_FULL = "No more than {most:,} reports are taken, and there are as many."
+UNKNOWN_LABEL = "{label} is no label of this model. Allowed: {allowed}."
+NO_LABEL_CHOSEN = "Say what is right first."
+TAGS_DIFFER = "There are {words} words and {tags} tags. Give one tag a word."
+NO_NUMBER = "{value} is no number. Give the right number."
+API_FLAG = "The input, then what is right: a label, a list of labels, a number, or tags with spaces between. Kept on the server, for training."
+
+COMPARE_HINT = "The same input through every model."
+COMPARE_ALL = "Compare"
+COMPARE_COLUMNS = ("Model", "Answer", "Confidence", "Not sure")
+DISAGREE = "On which test rows they disagree"
+DISAGREE_COLUMNS = ("Input", "Right")
+DISAGREEMENT = "{number:,} of {rows:,} test rows that all models were scored on get different answers{shown}."
+NOT_COMPARABLE = "That is not known here: the models have no predictions.parquet of the same test rows."
+API_COMPARE = "One input in; a dict of what /predict gives, by model."

@@ -1,0 +1,72 @@
+"""The Compare tab and /compare: the same input through every model, and the test rows on which they disagree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.demo import answers, facts, words
+from hfxfer.demo.inputs import InputBox, named
+from hfxfer.demo.served import Served
+
+QUEUE = {"concurrency_id": "model", "concurrency_limit": 2}
+MOST = 200
+
+
+class CompareTab:
+    """Built inside a gr.Tab."""
+
+    def __init__(self, models: dict[str, Served], threshold: gr.Slider):
+        self.models = models
+        self.first = next(iter(models.values()))
+        gr.Markdown(words.COMPARE_HINT)
+        with gr.Row():
+            with gr.Column():
+                self.box = InputBox(self.first, "compare-input")
+                ask = gr.Button(words.COMPARE_ALL, variant="primary")
+            with gr.Column():
+                table = gr.Dataframe(headers=list(words.COMPARE_COLUMNS), datatype="str", interactive=False, wrap=True, label=words.COMPARE)
+        with gr.Accordion(words.DISAGREE, open=True):
+            said, heads, rows = disagreements(models)
+            gr.Markdown(said)
+            if rows:
+                gr.Dataframe(rows, headers=heads, datatype="str", interactive=False, wrap=True, label=words.DISAGREE, show_label=False,
+                             show_search="filter", max_height=420)
+        ask.click(self.asked, [threshold, *self.box.components], table, api_visibility="private", show_progress="minimal", **QUEUE)
+        gr.Button(visible=False).click(named(self.compare, self.box.names), self.box.components, gr.JSON(visible=False), api_name="compare",
+                                       api_description=words.API_COMPARE, **QUEUE)
+
+    def compare(self, *values: Any) -> dict[str, Any]:
+        """/compare: model → what /predict gives."""
+        row, text = self.box.row(*values), self.box.text(*values)
+        return {name: answers.answer(each.predict([row])[0], each.problem_type, text) for name, each in self.models.items()}
+
+    def asked(self, threshold: float, *values: Any) -> list[list[str]]:
+        row = self.box.row(*values)
+        return [[name, *answers.line(each.predict([row])[0], each.problem_type, threshold)] for name, each in self.models.items()]
+
+
+def disagreements(models: dict[str, Served]) -> tuple[str, list[str], list[list[str]]]:
+    """A sentence, heads and rows: test rows that all Runs were scored on and that get different answers, in the first Run's order."""
+    runs = {name: each.run for name, each in models.items()}
+    if not all(run and run.predictions_path.is_file() for run in runs.values()):
+        return words.NOT_COMPARABLE, [], []
+    tables = {name: run.predictions().select(["row_id", "input", "reference", "prediction"]).to_pylist() for name, run in runs.items()}
+    first, *others = tables.values()
+    by_row = [{row["row_id"]: row["prediction"] for row in rows} for rows in others]
+    common = [row for row in first if all(row["row_id"] in rows for rows in by_row)]
+    if not common:
+        return words.NOT_COMPARABLE, [], []
+    found = [(row, [row["prediction"], *(rows[row["row_id"]] for rows in by_row)]) for row in common]
+    differ = [(row, given) for row, given in found if any(answer != given[0] for answer in given)]
+    shown = [[Path(row["input"]).name if facts.is_file(row["input"]) else row["input"], _said(row["reference"]), *map(_said, given)]
+             for row, given in differ[:MOST]]
+    more = words.FIRST_SHOWN.format(most=MOST) if len(differ) > MOST else ""
+    return words.DISAGREEMENT.format(number=len(differ), rows=len(common), shown=more), [*words.DISAGREE_COLUMNS, *models], shown
+
+
+def _said(answer: Any) -> str:
+    """A label, labels, tags or a number as text."""
+    return f"{answer:.4g}" if isinstance(answer, float) else answer if isinstance(answer, str) else " ".join(map(str, answer or []))

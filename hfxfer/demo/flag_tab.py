@@ -1,0 +1,40 @@
+"""Below the answer: this is wrong, and what is right; and /flag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.demo import words
+from hfxfer.demo.flags import Flags
+from hfxfer.demo.inputs import InputBox, named
+from hfxfer.demo.served import Served
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
+
+
+def flag_box(box: InputBox, served: Served, flags: Flags) -> None:
+    """Built below the input `box`, whose input is what is reported."""
+    def keep(*given: Any) -> str:
+        *values, right = given
+        return flags.keep(box.row(*values), right)
+
+    with gr.Accordion(words.FLAG, open=False):
+        gr.Markdown(words.FLAG_HINT)
+        right = _right(served)
+        report = gr.Button(words.KEEP)
+        said = gr.Markdown(elem_id="kept")
+    names = [*box.names, "right"]
+    report.click(keep, [*box.components, right], said, api_visibility="private", show_progress="minimal")
+    for_clients = gr.JSON(visible=False)
+    gr.Button(visible=False).click(named(keep, names), [*box.components, for_clients], gr.Textbox(visible=False), api_name="flag",
+                                   api_description=words.API_FLAG)
+
+
+def _right(served: Served) -> Any:
+    if served.problem_type == "tags":
+        return gr.Textbox(label=words.RIGHT_TAGS, info=" ".join(served.labels))
+    if served.problem_type == REGRESSION:
+        return gr.Number(label=words.RIGHT_VALUE, value=None)
+    several = served.problem_type == MULTI_LABEL
+    return gr.Dropdown(list(served.labels), value=[] if several else None, multiselect=several, label=words.RIGHT_LABELS if several else words.RIGHT_LABEL)

@@ -1,0 +1,84 @@
+"""Inputs that people reported as wrong, with the right label: a folder that `hfxfer train --data` takes as it is.
+
+    pictures   metadata.jsonl, a line each: {"file_name": "0a1b….png", "label": …}, beside the PNG files
+    texts      flags.jsonl: {"text": …, "label": …}, with text_pair where there is one
+    words      flags.jsonl: {"tokens": […], "tags": […]}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from hfxfer.demo import words
+from hfxfer.demo.served import Served
+from hfxfer.errors import RecipeError
+from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
+
+MOST = 10_000
+PICTURES, ROWS = "metadata.jsonl", "flags.jsonl"
+
+
+class Flags:
+    """The folder of reports for models like `served`. Raises RecipeError for one that holds something else."""
+
+    def __init__(self, folder: str | Path, served: Served):
+        self.folder, self.served = Path(folder), served
+        self.path = self.folder / (PICTURES if served.is_image else ROWS)
+        self._turn = threading.Lock()
+        if self.folder.exists() and not self.folder.is_dir():
+            raise RecipeError(f"--output_dir {folder} is a file. Give a folder for the reports")
+        foreign = [path.name for path in self.folder.glob("*") if path != self.path and not (served.is_image and path.suffix == ".png")]
+        if foreign or (any(self.folder.glob("*")) and not self.path.is_file()):
+            raise RecipeError(f"--output_dir {folder} holds other things ({', '.join(sorted(foreign)[:3]) or 'pictures'}). Give a new folder, "
+                              "or one that an earlier demo kept reports of this task in")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._known = set(self.path.read_text(encoding="utf-8").splitlines()) if self.path.is_file() else set()
+
+    def keep(self, row: dict[str, Any], right: Any) -> str:
+        """Store a checked row with what is right; a sentence for the person. Raises gr.Error."""
+        target = self._target(row, right)
+        with self._turn:
+            if len(self._known) >= MOST:
+                raise gr.Error(words.FLAGS_FULL.format(most=MOST), print_exception=False)
+            line = json.dumps({**self._stored(row), **target}, ensure_ascii=False)
+            if line in self._known:
+                return words.ALREADY_KEPT.format(number=len(self._known))
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._known.add(line)
+            return words.KEPT.format(number=len(self._known))
+
+    def _stored(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row as JSON; a picture is written as PNG under the digest of its pixels, without what a camera noted in it."""
+        if "image" not in row:
+            return row
+        name = hashlib.sha256(repr(row["image"].size).encode() + row["image"].tobytes()).hexdigest()[:32] + ".png"
+        if not (self.folder / name).is_file():
+            row["image"].save(self.folder / name)
+        return {"file_name": name}
+
+    def _target(self, row: dict[str, Any], right: Any) -> dict[str, Any]:
+        """What is right under the role that training looks for, in the form that it takes. Raises gr.Error."""
+        kind, labels = self.served.problem_type, self.served.labels
+        if right is None or right == "" or right == []:
+            raise gr.Error(words.NO_LABEL_CHOSEN, print_exception=False)
+        if kind == REGRESSION:
+            try:
+                return {"label": float(right)}
+            except (TypeError, ValueError) as error:
+                raise gr.Error(words.NO_NUMBER.format(value=str(right)[:80]), print_exception=False) from error
+        given = (right if isinstance(right, list) else str(right).split()) if kind == "tags" else right if isinstance(right, list) else [right]
+        for name in given:
+            if name not in labels:
+                raise gr.Error(words.UNKNOWN_LABEL.format(label=str(name)[:80], allowed=", ".join(labels[:20])), print_exception=False)
+        if kind == "tags":
+            if len(given) != len(row["tokens"]):
+                raise gr.Error(words.TAGS_DIFFER.format(words=len(row["tokens"]), tags=len(given)), print_exception=False)
+            return {"tags": given}
+        return {"label": given if kind == MULTI_LABEL else given[0]}
