@@ -192,12 +192,13 @@ def test_all_faults_of_flags_and_settings_come_at_once():
         "  - data is missing: Folder, CSV/TSV/JSON/JSONL/Parquet file, saved data set, Hub data set id, or example. Say --data …")
 
 
+ALL = "check, train, ladder, evaluate, predict, compare, card, push, space, demo, tasks, doctor, quickstart"
+
+
 @pytest.mark.parametrize(("argv", "words"), [
-    (["trian"], "unknown command 'trian'; allowed: train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart. "
-                "Did you mean train?"),
-    (["help", "zzz"], "unknown command 'zzz'; allowed: train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart."),
-    (["--seed", "1"], "--seed stands before the command: hfxfer COMMAND … with one of "
-                      "train, ladder, evaluate, predict, compare, card, push, tasks, doctor, quickstart"),
+    (["trian"], f"unknown command 'trian'; allowed: {ALL}. Did you mean train?"),
+    (["help", "zzz"], f"unknown command 'zzz'; allowed: {ALL}."),
+    (["--seed", "1"], f"--seed stands before the command: hfxfer COMMAND … with one of {ALL}"),
     (["tasks", "x"], "tasks takes flags only, got x"),
     (["doctor", "x"], "doctor takes flags only, got x"),
     (["quickstart", "x"], "quickstart takes flags only, got x"),
@@ -229,7 +230,7 @@ def failing(monkeypatch, error):
     def run_training(recipe, **actions):
         raise error
 
-    monkeypatch.setattr("hfxfer.training.train", run_training)
+    monkeypatch.setattr("hfxfer.training.fine_tune", run_training)
     return call("train", "--model", "m", "--data", "d", "--output_dir", "runs/failing")
 
 
