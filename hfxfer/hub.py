@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hfxfer import card as cards
-from hfxfer import console, leaks, publishing, remote_card, repository, spaces
+from hfxfer import console, publishing, remote_card, repository, spaces
 from hfxfer.errors import RecipeError, RefusedError, RunError
 from hfxfer.network import LOGIN, asked, patient, said
 from hfxfer.repository import MAIN, Plan, Wanted
@@ -96,8 +96,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
             plan = repository.planned(api, replace(wanted, files=packed.files))
         check_card(api, packed.card.text)
         plan = replace(plan, notes=_notes(packed, bool(theirs)))
-        verified = publishing.prove(run)  # after what is asked in a second: it imports each library
         demo = _planned_demo(api, run, plan, space_id, Path(folder)) if space_id else None
+        verified = publishing.prove(run)  # after what is asked in a second: it imports each library
         if confirm is not None:
             confirm(plan, *([demo.plan] if demo else []))
         commit = repository.sent(api, plan, repository.made(api, plan), commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
@@ -258,10 +258,10 @@ def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool 
     spaces.write(about, wanted.folder, readme)
     check_card(api, (wanted.folder / "README.md").read_text(encoding="utf-8"), "space")
     files, _ = publishing.listing(wanted.folder)
-    secrets = [get_token() or "", os.environ.get(READER, "").strip()]
-    leaking = [str(each) for each in leaks.find(wanted.folder, files, secrets) if each.what == leaks.IN_USE]
+    secrets = [each.encode() for each in (get_token() or "", os.environ.get(READER, "").strip()) if each]
+    leaking = [name for name in files if any(secret in (wanted.folder / name).read_bytes() for secret in secrets)]
     if leaking:
-        raise RunError(f"the Space cannot be published: {'; '.join(leaking)}. Take it out of there")
+        raise RunError(f"the Space cannot be published: a token in use is in {', '.join(leaking)}. Take it out of there")
     plan = repository.planned(api, replace(wanted, files=files, private=bool(private)))
     if plan.head is None and private is None:
         plan = replace(plan, private=closed == "private")

@@ -122,7 +122,7 @@ def _version(name: str) -> str:
 def _readme(about: About, existing: str) -> str:
     own = _front_matter(about)
     _, theirs, body = split_metadata(existing)
-    whole = {**own, **theirs, **{name: own[name] for name in FIXED}}
+    whole = {**theirs, **{name: value for name, value in own.items() if name in FIXED or name not in theirs}}
     text = body.strip() or BODY
     return f"---\n{dumped(whole)}---\n\n{text}\n"
 

@@ -1,0 +1,218 @@
+"""hfxfer space and push --space against the test Hub: what is sent and set, whose token a Space gets, and faults on the way."""
+
+import json
+import os
+import signal
+
+import pytest
+import yaml
+from test_hub import contents, error_of, hfxfer, hub, last, published, push, run, trained  # noqa: F401  (fixtures)
+
+
+def space_of(hub, push):
+    return hub.repo(f"{push.id}-demo", "space")
+
+
+def files_of(space):
+    return {name: content for name, content in space.files().items() if name != ".gitattributes"}
+
+
+def front_matter(space):
+    return yaml.safe_load(space.files()["README.md"].decode().split("---\n")[1])
+
+
+def variables(space):
+    return {name: each["value"] for name, each in space.variables.items()}
+
+
+# --- push --space -----------------------------------------------------------------------------------------------------
+
+def test_model_and_space_go_up_as_one_commit_each_and_name_each_other(hub, hfxfer, run, push, tmp_path):
+    written = hfxfer("space", run, "--output_dir", tmp_path / "space", "--hub_model_id", push.id)
+    assert written.code == 0 and last(written.talk) == f"next: HFXFER_MODEL={push.id} python {tmp_path / 'space' / 'app.py'}"
+    done = push("--space")
+    assert done.code == 0, done.talk
+    [model], space = hub.repo(push.id).pushes, space_of(hub, push)
+    [commit] = space.pushes
+    assert files_of(space) == contents(tmp_path / "space") and variables(space) == {"HFXFER_MODEL": push.id} and space.secrets == {}
+    assert front_matter(space)["models"] == [push.id]
+    button = f"({hub.endpoint}/spaces/{push.id}-demo)"
+    assert button in published(hub, push.id)["README.md"].decode()
+    assert done.out == (f"verified: transformers\nsent commit {model.oid}\n{hub.endpoint}/{push.id}\n"
+                        f"space: sent commit {commit.oid}\n{hub.endpoint}/spaces/{push.id}-demo\n")
+    assert f"  set                  variable HFXFER_MODEL = {push.id}\n" in done.talk and hub.leaks(hfxfer.writer) == []
+    assert button in published(hub, push.id)["README.md"].decode() and push().code == 0  # and it stays without --space
+    assert button in published(hub, push.id)["README.md"].decode() and len(hub.repo(push.id).pushes) == 1
+
+
+def test_pushed_again_nothing_is_sent_and_a_new_model_starts_the_space_again(hub, run, push):
+    assert push("--space").code == 0
+    hub.clear()
+    done = push("--space", "--format", "json")
+    told = json.loads(done.out)
+    assert told["sent"] == told["space"]["sent"] == [] and told["space"]["commit"] == space_of(hub, push).head
+    assert not hub.asked("*/restart") and not hub.asked("*/variables", "POST")
+    (run / "model" / "scores.json").write_text((run / "model" / "scores.json").read_text() + "\n")
+    assert push("--space").code == 0
+    assert len(hub.asked("*/restart")) == 1 and len(space_of(hub, push).pushes) == 1 and len(hub.repo(push.id).pushes) == 2
+
+
+def test_what_others_did_to_a_space_stays_or_is_told(hub, push):
+    assert push("--space").code == 0
+    space = space_of(hub, push)
+    readme = space.files()["README.md"].decode().replace("emoji: 🔎", "emoji: 🐈\nsuggested_hardware: t4-small")
+    hub.push(space, {"README.md": readme, "app.py": "print()\n", "hfxfer/gone.py": "", "examples/a.txt": "mine"}, "By hand", "she")
+    done = push("--space")
+    assert done.code == 0, done.talk
+    found = front_matter(space)
+    assert (found["emoji"], found["suggested_hardware"], found["models"]) == ("🐈", "t4-small", [push.id])
+    assert space.pushes[-1].changed == {"app.py": "modified", "hfxfer/gone.py": "deleted"} and space.files()["examples/a.txt"] == b"mine"
+    assert "  lost                 app.py: as somebody changed it on the Hub since the last push\n" in done.talk
+
+
+def test_the_space_of_a_branch_loads_the_branch(hub, push):
+    assert push("--space", "--revision", "v2").code == 0
+    assert variables(space_of(hub, push)) == {"HFXFER_MODEL": push.id, "HFXFER_REVISION": "v2"}
+    assert push("--space").code == 0 and variables(space_of(hub, push)) == {"HFXFER_MODEL": push.id}
+
+
+def test_where_nobody_can_answer_neither_is_sent(hub, hfxfer, run, push):
+    done = hfxfer(*push.command[:-1], "--space")
+    assert done.code == 2 and error_of(done) == ("nobody can answer whether to push, and nothing was sent. Say yes with: "
+                                                 f"hfxfer push {run} --hub_model_id {push.id} --license mit --space --yes")
+    assert not [each for each in hub.asked() if each.method != "GET" and "validate" not in each.path]
+
+
+def test_another_id_may_be_given_and_must_be_one(hub, push):
+    done = push("--hub_space_id", "demo")
+    assert done.code == 2 and not hub.asked() and error_of(done) == (
+        "--hub_space_id is 'demo'; allowed: NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets")
+    refused = push("--hub_space_id", "bigco/demo")
+    assert refused.code == 2 and error_of(refused).startswith("me may not write in bigco; allowed: me, acme. Choose another --hub_space_id, or ")
+    assert ("model", push.id) not in hub.repos
+    assert push("--hub_space_id", "acme/demo").code == 0 and hub.repo("acme/demo", "space").pushes
+
+
+# --- a model that not everybody may read ------------------------------------------------------------------------------
+
+def test_a_private_model_needs_a_token_of_its_own(hub, hfxfer, push):
+    make = f"Make one that may only read, at {hub.endpoint}/settings/tokens, and set HFXFER_SPACE_TOKEN to it"
+    fine, token = "fineGrained", "HFXFER_SPACE_TOKEN is the token 'test' of"
+    hub.add_user("she")
+    wrong = {"": f"{push.id} is private, and a Space loads it with a token of its own. {make}; it becomes the Space's secret HF_TOKEN",
+             hfxfer.writer: f"HFXFER_SPACE_TOKEN is the token in use, which may write, and a Space must not have it. {make}",
+             "hf_unknown": f"{hub.endpoint} does not know the token in HFXFER_SPACE_TOKEN (status 401: Unauthorized). {make}",
+             hub.token("me"): f"{token} me, which is not read-only: write. {make}",
+             hub.token("me", fine, {"me/other": ["repo.write"], push.id: ["repo.content.read"]}): f"{token} me, which is not read-only: repo.write. {make}",
+             hub.token("me", fine, {"me/other": ["repo.content.read"]}): f"{token} me, which may not read {push.id}. {make}",
+             hub.token("she", "read"): f"{token} she, which may not read {push.id}. {make}"}
+    for value, text in wrong.items():
+        done = push("--private", "--space", HFXFER_SPACE_TOKEN=value)
+        assert (done.code, error_of(done)) == (2, text)
+        assert value not in done.talk or not value
+    assert ("model", push.id) not in hub.repos and ("space", f"{push.id}-demo") not in hub.repos
+
+
+@pytest.mark.parametrize("role, scopes", [("read", None), ("fineGrained", ["repo.content.read"])])
+def test_a_token_that_may_only_read_becomes_the_spaces_secret(hub, hfxfer, push, role, scopes):
+    push.named(f"me/shut-{role}")
+    reader = hub.token("me", role, {push.id: scopes} if scopes else None)
+    done = push("--private", "--space", HFXFER_SPACE_TOKEN=reader)
+    assert done.code == 0, done.talk
+    space = space_of(hub, push)
+    assert space.private and space.secrets == {"HF_TOKEN": reader} and variables(space) == {"HFXFER_MODEL": push.id}
+    assert "  set                  secret HF_TOKEN = HFXFER_SPACE_TOKEN, the token 'test' of me, which may only read\n" in done.talk
+    assert hub.leaks(hfxfer.writer) == [] and hub.leaks(reader) == [f"POST /api/spaces/{push.id}-demo/secrets"] and reader not in done.talk + done.out
+    again = push("--private", "--space", HFXFER_SPACE_TOKEN="")  # the secret is there
+    assert again.code == 0 and space.secrets == {"HF_TOKEN": reader}
+
+
+def test_a_public_model_needs_none(hub, push):
+    done = push("--space", HFXFER_SPACE_TOKEN=hub.token("me", "read"))
+    assert done.code == 0 and space_of(hub, push).secrets == {}
+    assert f"hint: {push.id} is public: HFXFER_SPACE_TOKEN is not needed, and not sent\n" in done.talk
+
+
+def test_no_token_goes_up_with_a_space(hub, hfxfer, push, tmp_path):
+    hub.add_repo(push.id, {"config.json": json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})})
+    to = ["--hub_space_id", f"{push.id}-demo", "--output_dir", tmp_path / "space", "--yes", "--overwrite"]
+    assert hfxfer("space", push.id, *to[2:4]).code == 0
+    (tmp_path / "space" / "notes.md").write_text(f"with {hfxfer.writer}\n")
+    done = hfxfer("space", push.id, *to)
+    assert done.code == 2 and ("space", f"{push.id}-demo") not in hub.repos
+    assert error_of(done) == "the Space cannot be published: a token in use is in notes.md. Take it out of there"
+
+
+# --- hfxfer space -----------------------------------------------------------------------------------------------------
+
+def test_a_space_alone_needs_the_model_on_the_hub(hub, hfxfer, run, push):
+    refused = hfxfer("space", run, "--hub_model_id", push.id, "--hub_space_id", "me/x-demo", "--yes")
+    assert refused.code == 2 and ("space", "me/x-demo") not in hub.repos and error_of(refused) == (
+        f"{push.id} is not on the Hub, and a Space loads its model from there. Push both: hfxfer push {run} --hub_model_id {push.id} --space")
+    assert push().code == 0
+    done = hfxfer("space", run, "--hub_space_id", "me/x-demo", "--yes", "--format", "json")
+    told, space = json.loads(done.out), hub.repo("me/x-demo", "space")
+    assert done.code == 0 and (told["space_id"], told["model_id"], told["commit"]) == ("me/x-demo", push.id, space.head)
+    assert push().code == 0 and f"({hub.endpoint}/spaces/me/x-demo)" in published(hub, push.id)["README.md"].decode()
+
+
+def test_a_model_of_the_hub_gets_a_space_by_its_id(hub, hfxfer, push, tmp_path):
+    assert push().code == 0
+    done = hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes")
+    space = hub.repo("me/by-id", "space")
+    assert done.code == 0 and files_of(space) == contents(tmp_path / "space") and variables(space) == {"HFXFER_MODEL": push.id}
+    assert front_matter(space)["tags"] == ["hfxfer", "token-classification"]
+    again = hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes")
+    assert again.code == 2 and error_of(again).startswith(f"{tmp_path / 'space'} holds a Space. Choose another --output_dir")
+    assert hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes", "--overwrite").code == 0
+
+
+def test_a_space_says_where_to(hfxfer, run):
+    done = hfxfer("space", run)
+    assert (done.code, error_of(done)) == (
+        2, "space needs where to: --output_dir FOLDER writes the Space, --hub_space_id NAME/REPO publishes it")
+    done = hfxfer("space", run, "--output_dir", run / "x", "--private")
+    assert (done.code, error_of(done)) == (
+        2, "--private is for publishing: say where to with --hub_space_id NAME/REPO, or leave it out")
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+FAULTS = {"500": ("/api/spaces/*/commit/main", 500), "lost": ("/api/spaces/*/commit/main", "lost"), "variable": ("*/variables", 503),
+          "made": ("/api/repos/create", "lost"), "readme": ("*/README.md", "drop")}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_passing_fault_is_waited_out(hub, push, name):
+    push.named(f"me/space-{name}")
+    hub.fail(*FAULTS[name])
+    done = push("--space")
+    space = space_of(hub, push)
+    assert done.code == 0 and len(hub.repo(push.id).pushes) == len(space.pushes) == 1, done.talk
+    assert variables(space) == {"HFXFER_MODEL": push.id}
+
+
+def test_what_somebody_else_committed_to_the_space_is_not_overwritten(hub, push):
+    hub.add_repo(f"{push.id}-demo", kind="space")
+    hub.fail("/api/spaces/*/commit/main", "race")
+    done = push("--space")
+    space, again = space_of(hub, push), push.again.replace(" --yes", " --yes --space")
+    assert done.code == 1 and last(done.talk) == again and f"somebody else committed to {push.id}-demo meanwhile" in error_of(done)
+    assert len(hub.repo(push.id).pushes) == 1 and [commit.author for commit in space.pushes] == ["somebody-else"]
+    assert push("--space").code == 0 and space.pushes[-1].author == "me" and len(hub.repo(push.id).pushes) == 1
+
+
+def test_a_push_that_is_killed_before_the_space_is_finished_by_the_same_command(hub, hfxfer, push):
+    hub.fail("/api/spaces/*/commit/main", "slow", seconds=20)
+    pid, finished = hfxfer.fork(*push.command, "--space")
+    hub.wait_for("/api/spaces/*/commit/main", "POST")
+    os.kill(pid, signal.SIGKILL)
+    assert finished() is None and space_of(hub, push).pushes == []
+    assert push("--space").code == 0 and len(space_of(hub, push).pushes) == len(hub.repo(push.id).pushes) == 1
+
+
+def test_a_front_matter_that_the_hub_refuses_stops_both(hub, push):
+    hub.fail("*/validate-yaml", "invalid-yaml", message='"emoji" is odd', after=1)
+    done = push("--space")
+    assert (done.code, error_of(done)) == (2, 'the Hub refuses the card\'s metadata:\n  - "emoji" is odd\nMend it in README.md')
+    assert ("model", push.id) not in hub.repos and ("space", f"{push.id}-demo") not in hub.repos
