@@ -38,7 +38,8 @@ STRATEGIES = ("end", "every_save")
 SPEED = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second", "model_preparation_time", "jit_compilation_time")
 """What Trainer's evaluation says of itself, not of the model."""
 
-ELSEWHERE = ("bf16", "fp16", "do_train", "do_eval", "do_predict", "report_to", "disable_tqdm", "use_cpu", "accelerator_config", "dataloader_pin_memory")
+ELSEWHERE = ("bf16", "fp16", "do_train", "do_eval", "do_predict", "report_to", "disable_tqdm", "log_level", "use_cpu", "accelerator_config",
+             "dataloader_pin_memory")
 """Fields of TrainingArguments that a recipe says in other words, or that are of one machine or of what is shown."""
 
 
@@ -54,6 +55,17 @@ def logged_in(token: str | None) -> Iterator[None]:
         if token:
             os.environ.pop("HF_TOKEN")
             os.environ |= {} if before is None else {"HF_TOKEN": before}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Said:
+    """What holds for one push: what the call says, else what the arguments and the recipe do. private: None is the namespace's default."""
+
+    token: str | None = dataclasses.field(repr=False)
+    private: bool | None
+    revision: str
+    license: str | None
+    language: list[str] | None
 
 
 class Publisher:
@@ -84,19 +96,25 @@ class Publisher:
 
     # --- before training -----------------------------------------------------------------------------------------------
 
-    def check(self, trainer: Any, token: str | None = None) -> None:
-        """Raise RefusedError, in every process, where no true card can be made or the token may not write. Nothing is sent."""
-        self.model_id, self.base = agreed(trainer, lambda: self._checked(trainer, token))
+    def said(self, trainer: Any, given: dict[str, Any]) -> Said:
+        named, recipe = {name: value for name, value in given.items() if value is not None}, trainer.recipe
+        return Said(named.get("token", self._token), named.get("private", self.private), named.get("revision", self.revision) or repository.MAIN,
+                    named.get("license", recipe.license), languages(named.get("language", recipe.language)))
 
-    def _checked(self, trainer: Any, token: str | None) -> tuple[str, dict[str, Any]]:
-        with logged_in(token or self._token):
+    def check(self, trainer: Any, **given: Any) -> None:
+        """Raise RefusedError, in every process, where no true card can be made or the token may not write. Nothing is sent. given: as to push."""
+        said = self.said(trainer, given)
+        self.model_id, self.base = agreed(trainer, lambda: self._checked(trainer, said))
+
+    def _checked(self, trainer: Any, said: Said) -> tuple[str, dict[str, Any]]:
+        with logged_in(said.token):
             faults = list(self._unfit(trainer))
             base = {} if faults else base_of(trainer)
-            faults = faults or list(_card_faults(trainer, base, Run(self.folder)))
+            faults = faults or list(_card_faults(trainer, base, Run(self.folder), said))
             if faults:
                 raise RecipeError(f"the model cannot be published: {faults[0]}" if len(faults) == 1 else
                                   "\n".join(["the model cannot be published:", *(f"  - {fault}" for fault in faults)]))
-            return self._account(), base
+            return self._account(said), base
 
     def _unfit(self, trainer: Any) -> Iterator[str]:
         """What is missing for a model that loads and a card that is true, a sentence each."""
@@ -116,7 +134,7 @@ class Publisher:
         if (self.folder / "recipe.yaml").is_file() and (self.folder / "checkpoints").is_dir():
             yield f"{self.folder} holds a Run of hfxfer train, which would be lost. Choose another output_dir, or push it: hfxfer push {self.folder}"
 
-    def _account(self) -> str:
+    def _account(self, said: Said) -> str:
         """The model's id, in the token's own namespace where none was said. Raises RefusedError where the token may not write there."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -132,7 +150,7 @@ class Publisher:
             hub.token_for(model_id)
             hub.check_account(api, model_id)
             # Of no files: whether it is private, and the revision a branch.
-            repository.planned(api, repository.Wanted(model_id, "model", self.folder, {}, (), self.revision or repository.MAIN, bool(self.private)))
+            repository.planned(api, repository.Wanted(model_id, "model", self.folder, {}, (), said.revision, said.private))
         return model_id
 
     def hint_unused(self, named: dict[str, Any]) -> None:
@@ -144,17 +162,13 @@ class Publisher:
 
     # --- at a save, at the end, on demand -------------------------------------------------------------------------------
 
-    def push(self, trainer: Any, message: str, *, going_on: bool = False, token: str | None = None, revision: str | None = None,
-             private: bool | None = None, license: str | None = None, language: str | None = None) -> hub.Pushed:
+    def push(self, trainer: Any, message: str, *, going_on: bool = False, **given: Any) -> hub.Pushed:
         """Write the Run and push its model as one commit, called in every process. going_on: in the midst of training.
 
-        What is not said is as the arguments and the recipe say. Raises WorkError, in every process; the model is saved then.
+        given: token, private, revision, license, language. Raises WorkError, in every process; the model is saved then.
         """
-        run = self.write(trainer, going_on)
-        license, language = license or trainer.recipe.license, languages(language or trainer.recipe.language)
-        private, revision = self.private if private is None else private, revision or self.revision or repository.MAIN
-        return agreed(trainer, lambda: self._sent(run, message, token, {"license": license, "language": language},
-                                                  {"private": bool(private), "revision": revision}))
+        said, run = self.said(trainer, given), self.write(trainer, going_on)
+        return agreed(trainer, lambda: self._sent(run, message, said))
 
     def on_train_end(self, trainer: Any, seconds: float | None) -> None:
         """Push where it was asked for; a search's trials are not published. seconds: None where they are not known."""
@@ -176,14 +190,14 @@ class Publisher:
                          "To push only once, when training has ended: hub_strategy='end'")
         self.paused += time.monotonic() - start
 
-    def _sent(self, run: Run, message: str, token: str | None, said: dict[str, Any], where: dict[str, Any]) -> hub.Pushed:
-        again = ["hfxfer", "push", shlex.quote(str(self.folder)), "--hub_model_id", self.model_id, *(["--private"] if where["private"] else []),
-                 *([f"--revision {shlex.quote(where['revision'])}"] if where["revision"] != repository.MAIN else [])]
+    def _sent(self, run: Run, message: str, said: Said) -> hub.Pushed:
+        again = ["hfxfer", "push", shlex.quote(str(self.folder)), "--hub_model_id", self.model_id, *(["--private"] if said.private else []),
+                 *([f"--revision {shlex.quote(said.revision)}"] if said.revision != repository.MAIN else [])]
         kept = f"The model is whole in {run.model_dir}. Push it with: {' '.join(again)}"
         try:
-            with logged_in(token or self._token):
-                card.write(run, model_id=self.model_id, **said)
-                done = hub.push(run, hub_model_id=self.model_id, commit_message=message, license=said["license"], **where)
+            with logged_in(said.token):
+                card.write(run, model_id=self.model_id, license=said.license, language=said.language)  # the push keeps what the author said
+                done = hub.push(run, hub_model_id=self.model_id, private=said.private, revision=said.revision, commit_message=message)
         except (RefusedError, WorkError) as error:
             raise WorkError(f"{error}\n{kept}") from error
         except KeyboardInterrupt as interruption:
@@ -213,12 +227,14 @@ class Publisher:
 
     def _history(self, trainer: Any, going_on: bool) -> Iterator[dict[str, Any]]:
         """Nothing where nothing was trained here."""
-        yield from (events := list(recording.logged_events(trainer.whole_log, lambda stage: _trained_parameters(trainer, stage))))
         state = trainer.state
+        if not state.global_step:
+            return
+        yield from (events := list(recording.logged_events(trainer.whole_log, lambda stage: _trained_parameters(trainer, stage))))
         if going_on:
             before = next((event for event in reversed(events) if event["type"] == "stage"), {"step": 0, "epoch": 0.0})
             yield {"type": "save", "step": before["step"] + state.global_step, "epoch": before["epoch"] + (state.epoch or 0.0)}
-        elif state.global_step:
+        else:
             end = recording.end_event(trainer, self.seconds or 0.0)
             yield end if self.seconds else {name: value for name, value in end.items() if name not in ("seconds", "waiting_share")}
 
@@ -264,12 +280,12 @@ def base_of(trainer: Any) -> dict[str, Any]:
     return {**base, "id": os.path.abspath(base["id"])} if os.path.exists(base["id"]) else base
 
 
-def _card_faults(trainer: Any, base: dict[str, Any], run: Run) -> list[str]:
+def _card_faults(trainer: Any, base: dict[str, Any], run: Run, said: Said) -> list[str]:
     """What the Hub would refuse of licence, languages and the author's own metadata."""
-    path, said = run.model_dir / "README.md", {"license": trainer.recipe.license, "language": languages(trainer.recipe.language)}
+    path = run.model_dir / "README.md"
     own = split_metadata(path.read_text(encoding="utf-8"))[1] if path.is_file() else {}
     terms = licences.inherited(base, trainer.accelerator.unwrap_model(trainer.model).config.to_dict())
-    metadata = {**terms, **own, **{name: value for name, value in said.items() if value}}
+    metadata = {**terms, **own, **({"license": said.license} if said.license else {}), **({"language": said.language} if said.language else {})}
     return card.faults(metadata, f"---\n{dumped(metadata)}---\n")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerState, TrainingArguments, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SchedulerType
 
@@ -27,6 +27,17 @@ from hfxfer.stopping import EarlyStopping, patience_is_over
 
 WITHOUT_MIDST = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 """Schedules that go by what was measured, not by the step."""
+
+
+class EpochTeller(TrainerCallback):
+    """Tells a trainer's batches which epoch begins: accelerate does not reach them after a resume in mid-epoch (1.15)."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+        if self.trainer.batches is not None:
+            self.trainer.batches.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def resume_point(stages: tuple[Stage, ...], args: TrainingArguments, wanted: str | bool | None) -> tuple[int, str | None]:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
 from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, rates, scripted, staging, tasks
@@ -80,7 +79,7 @@ class TransferTrainer(Trainer):
             given["model_init"] = methods.of_init(given["model_init"], self.recipe, given["args"].num_train_epochs)
         super().__init__(**given)
         self.optimizer_is_ours = self.optimizer is None
-        self.add_callback(_EpochTeller(self))
+        self.add_callback(staging.EpochTeller(self))
         self.training_loss = losses.training_loss(self)
         if self.recipe.l2_sp:
             self.add_callback(losses.PullBack(self))
@@ -345,6 +344,10 @@ class TransferTrainer(Trainer):
         if self.publisher.wanted and not _internal_call:
             self.publisher.push(self, "Model save")
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Checks where the model goes; unlike Trainer's it makes nothing, as the first push does."""
+        self.publisher.check(self, token=token, private=private)
+
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, token: str | None = None,
                     revision: str | None = None, private: bool | None = None, **named: Any) -> Any:
         """Make output_dir a Run of the model as it is now, and publish its model/ as one commit; called in every process.
@@ -353,9 +356,9 @@ class TransferTrainer(Trainer):
         """
         self.publisher.hint_unused(named if blocking else {**named, "blocking": False})
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.publisher.check(self, token)
-        said = {name: named.get(name) for name in ("license", "language")}
-        return self.publisher.push(self, commit_message or "", token=token, revision=revision, private=private, **said)
+        said = {"token": token, "revision": revision, "private": private, "license": named.get("license"), "language": named.get("language")}
+        self.publisher.check(self, **said)
+        return self.publisher.push(self, commit_message or "", **said)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -381,17 +384,6 @@ class TransferTrainer(Trainer):
                     self.average.save_raw(folder)
                 mark_complete(folder)
         self.publisher.on_save(self)
-
-
-class _EpochTeller(TrainerCallback):
-    """Tells the batches which epoch begins: accelerate does not reach them after a resume in mid-epoch (1.15)."""
-
-    def __init__(self, trainer: TransferTrainer):
-        self.trainer = trainer
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
-        if self.trainer.batches is not None:
-            self.trainer.batches.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def _first(labels: tuple[str, ...]) -> str:

@@ -292,3 +292,34 @@ def test_an_undefined_metric_leaves_the_choice_to_the_loss(tmp_path, capsys):
         train_dataset=datasets.Dataset.from_list(rows), eval_dataset=datasets.Dataset.from_list(nobody), task="token-classification")
     trainer.train()
     assert trainer.state.best_metric == min(entry.get("eval_entity_f1", entry["eval_loss"]) for entry in trainer.state.log_history if "eval_loss" in entry)
+
+
+def test_what_calibration_found_is_forgotten_when_training_begins_and_not_before(tmp_path):
+    folder = bert_checkpoint(tmp_path / "bert")
+    names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
+
+    def calibrated():
+        model = AutoModelForSequenceClassification.from_pretrained(folder, **names)
+        model.config.hfxfer_temperature, model.config.hfxfer_threshold, model.config.hfxfer_half_width = 1.5, 0.3, 2.0
+        return model
+
+    def kept(trainer):
+        return [name for name in trainer.model.config.to_dict() if name.startswith("hfxfer_")]
+
+    common = dict(args=arguments(tmp_path / "out", eval_strategy="no", num_train_epochs=1), train_dataset=datasets.Dataset.from_list(text_rows(16)),
+                  processing_class=AutoTokenizer.from_pretrained(folder), task="text-classification")
+    trainer = TransferTrainer(model=calibrated(), **common)
+    assert len(kept(trainer)) == 3
+    trainer.train()
+    assert kept(trainer) == [] and kept(TransferTrainer(model_init=calibrated, **common)) == []
+
+
+def test_no_file_holds_the_token_of_the_arguments(tmp_path):
+    args = arguments(tmp_path / "out", eval_strategy="no", num_train_epochs=1, hub_token="hf_SecretSecretSecretSecret")
+    trainer = TransferTrainer(model=str(bert_checkpoint(tmp_path / "bert")), args=args, train_dataset=datasets.Dataset.from_list(text_rows(16)),
+                              task="text-classification")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "out" / "saved"))
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert {"training_args.bin", "optimizer.pt"} <= {path.name for path in files} and args.hub_token == "hf_SecretSecretSecretSecret"
+    assert not [path for path in files if b"hf_Secret" in path.read_bytes()] and trainer.args.learning_rate == 1e-3
