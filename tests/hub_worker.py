@@ -70,8 +70,9 @@ class Worker:
         return self._order(token, code=code).said
 
     def forget(self):
-        """Empties the cache of the client."""
-        shutil.rmtree(self.home / "hub", ignore_errors=True)
+        """Empties the caches of the client, as on a new machine."""
+        for name in ("hub", "xet"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
 
 
 def error_of(done):
