@@ -80,7 +80,7 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
         check_id(space_id, "--hub_space_id")
     # Where the card that was pushed is here no more, what was written into it by hand is on the Hub only.
     last = _last_push(run, hub_model_id, revision) if (run.model_dir / "README.md").is_file() else {}
-    settings = {"model_id": hub_model_id, "license": license, "space_id": space_id}
+    settings = {"model_id": hub_model_id, "license": license, "space_id": space_id, "card_examples": publishing.shows_examples(run)}
     checks = {"allow": tuple(allow), "secrets": [token]}
     packed = publishing.pack(run, **settings, **checks)
     if packed.left_out:

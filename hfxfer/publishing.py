@@ -16,6 +16,7 @@ from typing import Any
 
 from hfxfer import card, leaks, tasks
 from hfxfer.card._facts import is_hub_id
+from hfxfer.card._merge import split_metadata
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import RunError
 from hfxfer.optional import require
@@ -65,6 +66,12 @@ def pack(run: Run, *, model_id: str, allow: Iterable[str] = (), secrets: Iterabl
     if faults:
         raise RunError(_all(run, faults))
     return Package(run, files, left_out, written)
+
+
+def shows_examples(run: Run) -> bool:
+    """Whether the card shows test rows, as `hfxfer card --card_examples` was told to: a push leaves them."""
+    path = run.model_dir / "README.md"
+    return path.is_file() and "widget" in split_metadata(path.read_text(encoding="utf-8-sig"))[1]
 
 
 def _all(run: Run, faults: list[str]) -> str:

@@ -98,3 +98,13 @@ def test_what_somebody_changed_on_the_hub_and_a_push_changes_back_is_told(hub, r
     done = push()
     assert done.code == 0 and "  lost                 scores.json: as somebody changed it on the Hub since the last push\n" in done.talk
     assert last(done.talk) == f"next: hfxfer predict {push.id} INPUT"
+
+
+def test_test_rows_that_the_card_shows_stay_in_it(hub, hfxfer, run, push):
+    (run / "examples").mkdir()
+    (run / "examples" / "examples.jsonl").write_text(json.dumps({"tokens": ["Ada", "lives"], "tags": ["B-person", "O"]}) + "\n")
+    assert hfxfer("card", run, "--license", "mit", "--card_examples").code == 0
+    assert push().code == 0 and "widget:\n- text: Ada lives\n" in card(hub, push)
+    edit_there(hub, push, "<!-- hfxfer:usage -->", f"{QUESTIONS}\n<!-- hfxfer:usage -->")
+    assert push().code == 0 and "widget:\n- text: Ada lives\n" in card(hub, push) and QUESTIONS in card(hub, push)
+    assert hfxfer("card", run).code == 0 and push().code == 0 and "widget" not in card(hub, push)
