@@ -1,0 +1,114 @@
+"""How long the Hub is waited for, how often it is asked again, and what becomes of the client's errors."""
+
+import json
+
+import httpx2
+import pytest
+from huggingface_hub.errors import HfHubHTTPError
+
+from hfxfer import network
+from hfxfer.errors import RefusedError, RunError, WorkError
+
+
+def failure(status, words="", **headers):
+    """What the client raises for an answer."""
+    answer = httpx2.Response(status, headers=headers, request=httpx2.Request("GET", "http://hub/api"))
+    return HfHubHTTPError("long text with http://hub/api", response=answer, server_message=words)
+
+
+@pytest.fixture
+def slept(monkeypatch):
+    """The seconds that were slept, in order; nothing sleeps."""
+    waits = []
+    monkeypatch.setattr(network.time, "sleep", waits.append)
+    return waits
+
+
+def asking(*failures):
+    """A question that fails with each in turn and is then answered."""
+    left = list(failures)
+
+    def ask():
+        if left:
+            raise left.pop(0)
+        return "answer"
+    return ask
+
+
+def test_each_wait_is_twice_the_one_before_and_said(slept, capsys):
+    assert network.asked("asking", asking(*[failure(503, "down")] * 3, httpx2.ConnectError("refused"), httpx2.ReadTimeout(""))) == "answer"
+    assert slept == [1, 2, 4, 8, 16]
+    assert capsys.readouterr().err.split("\n")[2:] == [
+        "asking failed (status 503: down); trying again in 4 s, 3 of 5", "asking failed (ConnectError: refused); trying again in 8 s, 4 of 5",
+        "asking failed (ReadTimeout); trying again in 16 s, 5 of 5", ""]
+
+
+def test_the_sixth_failure_is_the_last(slept):
+    with pytest.raises(WorkError) as raised:
+        network.asked("asking", asking(*[failure(500)] * 6))
+    assert str(raised.value) == "asking failed 6 times, at last with: status 500: Internal Server Error" and len(slept) == 5
+    assert raised.value.__cause__.response.status_code == 500
+
+
+@pytest.mark.parametrize("error, wait", [
+    (failure(429, **{"Retry-After": "7"}), 7), (failure(503, **{"Retry-After": " 0.5 "}), 0.5), (failure(429, **{"Retry-After": "60"}), 60),
+    (failure(429, ratelimit='"api";r=0;t=31'), 31), (failure(429, ratelimit='"api";r=12;t=31'), 1), (failure(503, ratelimit='"api";r=0;t=31'), 1),
+    (failure(429, **{"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), 1)])
+def test_the_hub_says_how_long_to_wait(slept, error, wait):
+    assert network.asked("asking", asking(error)) == "answer" and slept == [wait]
+
+
+def test_more_than_a_minute_is_not_waited(slept):
+    with pytest.raises(WorkError) as raised:
+        network.asked("asking", asking(failure(429, **{"Retry-After": "61"})))
+    assert slept == [] and str(raised.value) == ("the Hub asks to wait 1 min 01 s (status 429); hfxfer waits 1 min 00 s at most. "
+                                                 "Nothing is lost: run the same command then")
+
+
+def test_what_will_come_again_is_not_asked_again(slept):
+    for error, kind, text in (
+            (failure(403, "read only"), RefusedError, "asking is not allowed (status 403: read only). Log in with: hf auth login (or set HF_TOKEN), "
+             "with a token that may write; nothing was changed"),
+            (failure(404, "gone"), WorkError, "asking failed: status 404: gone"),
+            (ValueError("odd\nline"), WorkError, "asking failed: ValueError: odd"),
+            (RunError("ours"), RunError, "ours")):
+        with pytest.raises(kind) as raised:
+            network.asked("asking", asking(error))
+        assert str(raised.value) == text
+    with pytest.raises(HfHubHTTPError):
+        network.asked("asking", asking(failure(404)), HfHubHTTPError)
+    with pytest.raises(ValueError, match="odd"):
+        network.asked("asking", asking(ValueError("odd")), ValueError)
+    assert slept == []
+
+
+def test_an_expected_error_that_passes_is_waited_out(slept):
+    assert network.asked("asking", asking(failure(502)), HfHubHTTPError) == "answer" and slept == [1]
+
+
+@pytest.mark.parametrize("error, passing", [
+    *[(failure(status), True) for status in (408, 425, 429, 500, 502, 503, 504)],
+    *[(failure(status), False) for status in (400, 401, 403, 404, 409, 412, 416, 501)],
+    (httpx2.RemoteProtocolError("dropped"), True), (httpx2.ConnectTimeout(""), True), (json.JSONDecodeError("html", "<", 0), True),
+    (ConnectionError("hf_xet has tried again by itself"), False), (OSError("disk"), False), (KeyError("x"), False)])
+def test_what_passes(error, passing):
+    assert network.is_passing(error) is passing
+
+
+def test_an_error_is_said_in_a_line_without_addresses():
+    assert [network.said(error) for error in (failure(503), failure(412, "late"), failure(599), OSError(), OSError("a\nb"))] == [
+        "status 503: Service Unavailable", "status 412: late", "status 599", "OSError", "OSError: a"]
+
+
+def test_within_patience_an_answer_has_an_end_and_after_it_all_is_as_before():
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    before = (session.timeout, session.event_hooks)
+    with pytest.raises(WorkError, match="hfxfer waits 1 min 00 s at most"), network.patient():
+        assert session.timeout.read == network.LONGEST_ANSWER
+        refuse = session.event_hooks["response"][-1]
+        for status, seconds in ((200, "3600"), (429, "60"), (404, "3600")):
+            refuse(httpx2.Response(status, headers={"Retry-After": seconds}))
+        refuse(httpx2.Response(429, headers={"Retry-After": "3600"}))
+    assert (session.timeout, session.event_hooks) == before
