@@ -27,6 +27,7 @@ def check(positional: list[str], flags: dict[str, Any]) -> int:
     actions = {name: flags.get(name, False) for name in ("resume", "overwrite")}
     settings = {name: value for name, value in flags.items() if name not in actions}
     from hfxfer.recipe import partly_read, yaml_settings
+    from hfxfer.run import Run
 
     recipe, faults = partly_read(yaml_settings(positional[0], settings) if positional else settings)
     from hfxfer import training
@@ -34,7 +35,7 @@ def check(positional: list[str], flags: dict[str, Any]) -> int:
 
     recipe = training.with_full_paths(recipe)
     found = Check(recipe, faults=faults)
-    training.examine(found, recipe.data, **actions)
+    training.examine(found, Run(recipe.output_dir), recipe.data, **actions)
     faults = list(dict.fromkeys(found.faults))
     for what, lines in (("checked", found.checked), ("not asked", found.unasked), ("fault", faults)):
         for line in lines:

@@ -52,7 +52,7 @@ def fine_tune(recipe: Recipe | None = None, /, *, overwrite: bool = False, resum
     run = Run(recipe.output_dir)
     if recipe.push_to_hub:
         check = Check(recipe, must_reach=True, faults=list(faults))
-        ready = examine(check, source, overwrite=overwrite, resume=resume)
+        ready = examine(check, run, source, overwrite=overwrite, resume=resume)
         check.settle(confirm)
         for line in check.checked:
             console.talk(f"checked: {line}")
@@ -66,9 +66,9 @@ def fine_tune(recipe: Recipe | None = None, /, *, overwrite: bool = False, resum
     return fit(run, ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded, resume, ready.began)
 
 
-def examine(check: Check, source: Any, *, overwrite: bool = False, resume: bool = False) -> Prepared | None:
-    """Find all that is wrong before a training, and in `check` what was looked at; None where the data or the model cannot be had."""
-    run, ready = Run(check.recipe.output_dir), None
+def examine(check: Check, run: Run, source: Any, *, overwrite: bool = False, resume: bool = False) -> Prepared | None:
+    """Find all that is wrong before a training into `run`, and what was looked at; None where the data or the model cannot be had."""
+    ready = None
     check.ask()
     with check.trying():
         _claim(run, overwrite, resume)

@@ -176,8 +176,17 @@ def test_a_run_is_pushed_and_found_by_its_id(hub, hfxfer, train, place, tmp_path
 def test_weights_are_those_of_a_run_that_is_not_pushed(hub, train, hfxfer, place, tmp_path):
     assert train("me/same", "--yes").code == 0
     done = hfxfer("train", tmp_path / "run" / "recipe.yaml", "--push_to_hub", "false", "--output_dir", tmp_path / "plain")
-    assert done.code == 0 and "hint: hub_model_id is me/same, but without --push_to_hub nothing is pushed\n" in done.talk
+    assert done.code == 0, done.talk
+    assert "hint: hub_model_id is me/same, but without --push_to_hub nothing is pushed\n" in done.talk
     assert len({(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "plain")}) == 1
+
+
+def test_a_run_that_is_replaced_leaves_nothing_behind(hub, train, tmp_path):
+    assert train("me/replaced", "--yes").code == 0
+    done = train("me/replaced", "--yes", "--seed", 7)
+    assert done.code == 2 and error_of(done).startswith(f"{tmp_path / 'run'} holds another run. ")
+    assert train("me/replaced", "--yes", "--seed", 7, "--overwrite").code == 0
+    assert [event["type"] for event in Run(tmp_path / "run").history()].count("end") == 1 and len(hub.repo("me/replaced").pushes) == 2
 
 
 def test_nothing_is_done_where_nobody_can_answer(hub, train, tmp_path):
