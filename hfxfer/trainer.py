@@ -3,7 +3,7 @@
 A script that uses Trainer changes the class and adds `task=`; everything else keeps its name and meaning.
 `train_dataset` and `eval_dataset` are raw rows (the task's columns: hfxfer encodes, augments, collates and
 scores them) or items already encoded for the model, with the caller's collator; they are told apart by
-their columns. A given `compute_metrics` keeps Trainer's own evaluation. To the Hub goes what `scripted.Publisher` sends.
+their columns. A given `compute_metrics` keeps Trainer's own evaluation. To the Hub goes what `publisher.Publisher` sends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, rates, scripted, staging, tasks
+from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, publisher, rates, staging, tasks
 from hfxfer.batches import EpochBatches, Items, is_raw
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
@@ -57,7 +57,7 @@ class TransferTrainer(Trainer):
         self.problem, self.batches, self.cached, self.stage, self.adapter, self.in_checkpoint = problem, None, None, None, None, False
         self.waiting, self.base, self.report, self.earlier_log = Waiting(), None, None, []
         given["args"] = given.get("args") or TrainingArguments(output_dir="tmp_trainer")
-        self.publisher = scripted.Publisher(given["args"])
+        self.publisher = publisher.Publisher(given["args"])
         given["args"] = self.publisher.arguments(given["args"])
         self.recipe = recipe or self._script_recipe(given, {**settings, "method": method})
         if self.task is not None:
