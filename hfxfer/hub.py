@@ -103,6 +103,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
         commit = repository.sent(api, plan, repository.made(api, plan), commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
         _record(run, hub_model_id, revision, commit=commit, card=remote_card.git_hash((run.model_dir / "README.md").read_bytes()))
         shown = _sent_space(api, demo, run, commit != plan.head) if demo else None
+    if last.get("space_id") and not demo and commit != plan.head:
+        console.hint(f"the Space {last['space_id']} shows the model as it was until it starts again, which push --space sees to")
     return Pushed(hub_model_id, repository.address(api, plan), revision, commit, plan.sent, plan.deleted, verified, shown)
 
 
@@ -263,6 +265,8 @@ def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool 
     if leaking:
         raise RunError(f"the Space cannot be published: a token in use is in {', '.join(leaking)}. Take it out of there")
     plan = repository.planned(api, replace(wanted, files=files, private=bool(private)))
+    if plan.head and not spaces.is_own(readme, set(files) - set(plan.added), {*plan.changed, *plan.deleted}):
+        raise RefusedError(f"{plan.repo_id} is a Space already, and not one of hfxfer's. Choose another --hub_space_id")
     if plan.head is None and private is None:
         plan = replace(plan, private=closed == "private")
     return _with_settings(api, plan, about, closed)

@@ -96,6 +96,14 @@ def claim(folder: Path, overwrite: bool) -> None:
         raise RunError(f"{folder} holds a Space. Choose another --output_dir, or replace the Space with --overwrite")
 
 
+def is_own(readme: str, there: set[str], touched: set[str]) -> bool:
+    """Whether a Space on the Hub may be written over: one of hfxfer's, or one of gradio's in which nothing but README.md would be touched.
+
+    there: which of the files it already has. touched: what would be changed or deleted.
+    """
+    return (not readme or split_metadata(readme)[1].get("sdk") == "gradio") and ("hfxfer/spaces.py" in there or touched <= {"README.md"})
+
+
 def write(about: About, folder: Path, existing: str = "") -> None:
     """Write the Space; of one that is there its own files go, others stay.
 

@@ -54,7 +54,10 @@ def test_pushed_again_nothing_is_sent_and_a_new_model_starts_the_space_again(hub
     assert not hub.asked("*/restart") and not hub.asked("*/variables", "POST")
     (run / "model" / "scores.json").write_text((run / "model" / "scores.json").read_text() + "\n")
     assert push("--space").code == 0
-    assert len(hub.asked("*/restart")) == 1 and len(space_of(hub, push).pushes) == 1 and len(hub.repo(push.id).pushes) == 2
+    (run / "model" / "scores.json").write_text((run / "model" / "scores.json").read_text() + "\n")
+    hint = f"hint: the Space {push.id}-demo shows the model as it was until it starts again, which push --space sees to\n"
+    assert hint in push().talk
+    assert len(hub.asked("*/restart")) == 1 and len(space_of(hub, push).pushes) == 1 and len(hub.repo(push.id).pushes) == 3
 
 
 def test_what_others_did_to_a_space_stays_or_is_told(hub, push):
@@ -68,6 +71,15 @@ def test_what_others_did_to_a_space_stays_or_is_told(hub, push):
     assert (found["emoji"], found["suggested_hardware"], found["models"]) == ("🐈", "t4-small", [push.id])
     assert space.pushes[-1].changed == {"app.py": "modified", "hfxfer/gone.py": "deleted"} and space.files()["examples/a.txt"] == b"mine"
     assert "  lost                 app.py: as somebody changed it on the Hub since the last push\n" in done.talk
+
+
+@pytest.mark.parametrize("kind, files", [("gradio", {"app.py": "print()\n"}), ("docker", {"Dockerfile": "FROM scratch\n"})])
+def test_a_space_of_somebody_elses_making_is_not_overwritten(hub, push, kind, files):
+    push.named(f"me/other-{kind}")
+    hub.add_repo(f"{push.id}-demo", files, kind="space", sdk=kind)
+    done = push("--space")
+    assert done.code == 2 and len(space_of(hub, push).pushes) == 1 and ("model", push.id) not in hub.repos
+    assert error_of(done) == f"{push.id}-demo is a Space already, and not one of hfxfer's. Choose another --hub_space_id"
 
 
 def test_the_space_of_a_branch_loads_the_branch(hub, push):
@@ -141,6 +153,13 @@ def test_no_token_goes_up_with_a_space(hub, hfxfer, push, tmp_path):
     done = hfxfer("space", push.id, *to)
     assert done.code == 2 and ("space", f"{push.id}-demo") not in hub.repos
     assert error_of(done) == "the Space cannot be published: a token in use is in notes.md. Take it out of there"
+
+
+def test_a_gated_model_needs_one_too(hub, push):
+    assert push().code == 0
+    hub.repo(push.id).gated = "manual"
+    done = push("--space", HFXFER_SPACE_TOKEN="")
+    assert done.code == 2 and error_of(done).startswith(f"{push.id} is gated, and a Space loads it with a token of its own. Make one that may only read")
 
 
 # --- hfxfer space -----------------------------------------------------------------------------------------------------
