@@ -26,6 +26,7 @@ from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
 from hfxfer.demo.predict_tab import PredictTab
 from hfxfer.demo.served import Served
+from hfxfer.demo.why_tab import WhyTab
 from hfxfer.errors import RecipeError
 
 AUTH = "HFXFER_DEMO_AUTH"
@@ -57,6 +58,8 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
             predict = PredictTab(models, which)
             if flags:
                 flag_box(predict.box, first, flags)
+        with gr.Tab(words.WHY):
+            WhyTab(models, which)
         with gr.Tab(words.BATCH):
             BatchTab(models, which, predict.threshold)
         if len(models) > 1:

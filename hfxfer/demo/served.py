@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +92,17 @@ class Served:
             raise gr.Error(words.NOT_LOADED, print_exception=False)
         return self._model
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Any]:
+        """The FineTuned, with nobody else at it."""
+        model = self.model()
+        with self._turn:
+            yield model
+
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The records that `hfxfer predict` gives for these rows (roles as keys), at most CHUNK at a time."""
-        model = self.model()
         try:
-            with self._turn:
+            with self.alone() as model:
                 return model.predict(rows)
         except HfxferError as error:
             # Its text may name files of the server.

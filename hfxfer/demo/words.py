@@ -118,3 +118,19 @@ DISAGREE_COLUMNS = ("Input", "Right")
 DISAGREEMENT = "{number:,} of {rows:,} test rows that all models were scored on get different answers{shown}."
 NOT_COMPARABLE = "That is not known here: the models have no predictions.parquet of the same test rows."
 API_COMPARE = "One input in; a dict of what /predict gives, by model."
+
+WHY_HINT = "What the answer rests on: what, if it were not there, would change it most."
+EXPLAIN, WHICH_LABEL, THE_ANSWER = "Explain", "For which label", "the answer"
+HEAT, HEAT_TEXT, OPACITY = "What counts", "The picture as the model sees it, with what counts in red", "Strength of the colour"
+WEIGHTS = "What each word counts: red for the label, blue against it"
+NO_EXPLANATION = "This needs captum, which is not installed here. Whoever runs this app installs it with: pip install \"hfxfer[explain]\""
+GRAD_CAM, OCCLUSION, GRADIENTS = "Grad-CAM", "occlusion", "integrated gradients"
+WHY_PICTURE = "For **{label}** ({method}), most of what counts lies {places}."
+WHY_PICTURE_NOTHING = "For **{label}** ({method}), no part of the picture counts more than the rest."
+WHY_WORDS = "For **{label}** ({method}), the words that count most: {words}."
+WHY_WORD = "{word} ({weight})"
+WHY_NOTHING = "Nothing was found in this text, so there is nothing to explain. Choose a label."
+PLACES = (("top left", "at the top", "top right"), ("on the left", "in the middle", "on the right"), ("bottom left", "at the bottom", "bottom right"))
+SHARE_OF_PLACE = "{place} ({share})"
+API_EXPLAIN = ("The input, then a label or nothing for the answer. Pictures: {label, method, heat}, heat in rows from the top, adding up to 1. "
+               "Texts: {label, method, words: [{word, start, end, weight}]}.")

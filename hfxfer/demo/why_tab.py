@@ -1,0 +1,134 @@
+"""The Why tab and /explain: what an answer rests on, for the label that was answered or one that the person picks."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import gradio as gr
+
+from hfxfer import console
+from hfxfer.card._text import escaped
+from hfxfer.demo import words
+from hfxfer.demo.answers import probabilities
+from hfxfer.demo.inputs import InputBox, named
+from hfxfer.demo.served import Served
+from hfxfer.demo.trust import percent
+from hfxfer.demo.why import Read, Seen, cells, explain_picture, explain_text, overlay
+from hfxfer.tasks._task import REGRESSION
+
+QUEUE = {"concurrency_id": "why", "concurrency_limit": 1}
+OWN = {"api_visibility": "private", "show_progress": "minimal"}
+OPACITY = 0.6
+GRID = 16
+"""Places on each side of the heat that /explain returns."""
+
+MOST_WORDS = 8
+
+
+class WhyTab:
+    """Built inside a gr.Tab. `which`: the dropdown of models, or None with one model."""
+
+    def __init__(self, models: dict[str, Served], which: gr.Dropdown | None):
+        self.models, which_one = models, [which] if which else []
+        self.first = next(iter(models.values()))
+        if importlib.util.find_spec("captum") is None:
+            gr.Markdown(words.NO_EXPLANATION)
+            return
+        gr.Markdown(words.WHY_HINT)
+        with gr.Row():
+            with gr.Column():
+                self.box = InputBox(self.first, "why-input")
+                label = gr.Dropdown([(words.THE_ANSWER, ""), *((name, name) for name in self.first.labels)], value="", label=words.WHICH_LABEL,
+                                    visible=self.first.problem_type != REGRESSION)
+                ask = gr.Button(words.EXPLAIN, variant="primary")
+            with gr.Column():
+                said, kept = gr.Markdown(elem_id="why"), gr.State()
+                if self.first.is_image:
+                    shown: Any = gr.Image(label=words.HEAT, alt_text=words.HEAT_TEXT, interactive=False, buttons=["fullscreen"], format="png")
+                    opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label=words.OPACITY)
+                    opacity.change(lambda seen, strength: overlay(seen, strength) if seen else None, [kept, opacity], shown, queue=False,
+                                   api_visibility="private", show_progress="hidden")
+                else:
+                    shown = gr.HighlightedText(label=words.WEIGHTS, show_legend=True)
+        ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **QUEUE, **OWN)
+        for_clients = gr.Textbox(value="", visible=False)
+        gr.Button(visible=False).click(named(self.explain, [*self.box.names, "label", *(["model"] if which else [])]),
+                                       [*self.box.components, for_clients, *which_one], gr.JSON(visible=False), api_name="explain",
+                                       api_description=words.API_EXPLAIN, **QUEUE)
+
+    def explain(self, *given: Any) -> dict[str, Any]:
+        """/explain: the components of the input, a label or nothing, the model's name where there are several."""
+        number = len(self.box.components)
+        served = self.models.get(given[-1], self.first) if len(given) > number + 1 else self.first
+        label, found = self._explained(served, given[number], *given[:number])
+        if isinstance(found, Seen):
+            return {"label": label, "method": found.method, "heat": cells(found.heat, min(GRID, *found.heat.shape)).tolist()}
+        if found is None:
+            raise gr.Error(words.WHY_NOTHING, print_exception=False)
+        return {"label": label, "method": found.method,
+                "words": [{"word": word, "start": start, "end": end, "weight": weight} for word, start, end, weight in found.words]}
+
+    def asked(self, label: str, *given: Any) -> tuple[str, Any, Any]:
+        """Sentence, overlay or marked words, and what the overlay is made of."""
+        which, values = given[:len(given) - len(self.box.components)], given[len(given) - len(self.box.components):]
+        served = self.models.get(which[0], self.first) if which else self.first
+        chosen, found = self._explained(served, label, *values)
+        if found is None:
+            return words.WHY_NOTHING, None, None
+        if isinstance(found, Seen):
+            return sentence(chosen, found), overlay(found, OPACITY), found
+        return sentence(chosen, found), marked(found, self.box.text(*values)), None
+
+    def _explained(self, served: Served, label: str | None, *values: Any) -> tuple[str, Seen | Read | None]:
+        """The label that is explained, and the explanation. Raises gr.Error."""
+        row = self.box.row(*values)
+        chosen = label or self._answered(served, row)
+        if served.problem_type != REGRESSION and chosen and chosen not in served.labels:
+            raise gr.Error(words.UNKNOWN_LABEL.format(label=str(chosen)[:80], allowed=", ".join(served.labels[:20])), print_exception=False)
+        if not chosen:
+            return "", None
+        target = 0 if served.problem_type == REGRESSION else served.labels.index(chosen)
+        with served.alone() as model:
+            try:
+                if served.is_image:
+                    return chosen, explain_picture(model.predictor, row, target)
+                return chosen, explain_text(model.predictor, row, self.box.text(*values), target)
+            except Exception as error:
+                console.error(f"explaining failed: {type(error).__name__}: {error}")
+                raise gr.Error(words.FAILED, print_exception=False) from error
+
+    def _answered(self, served: Served, row: dict[str, Any]) -> str:
+        """The most probable label; of words, the tag of the first thing found, or nothing; of a number its name."""
+        record = served.predict([row])[0]
+        if served.problem_type == REGRESSION:
+            return words.ANSWER
+        if served.problem_type != "tags":
+            found = probabilities(record)
+            return max(found, key=found.__getitem__)
+        for each in record["entities"]:
+            return next(name for name in (f"B-{each['entity']}", each["entity"], f"I-{each['entity']}", f"S-{each['entity']}") if name in served.labels)
+        return ""
+
+
+def sentence(label: str, found: Seen | Read) -> str:
+    """The explanation in words: for those who do not see the colours, and for all."""
+    named = {"label": escaped(label), "method": found.method}
+    if isinstance(found, Read):
+        ranked = sorted(found.words, key=lambda word: -abs(word[3]))[:MOST_WORDS]
+        return words.WHY_WORDS.format(**named, words=", ".join(words.WHY_WORD.format(word=escaped(word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked))
+    shares = cells(found.heat, 3)
+    if not found.heat.any():
+        return words.WHY_PICTURE_NOTHING.format(**named)
+    ranked = sorted(((shares[row][column], words.PLACES[row][column]) for row in range(3) for column in range(3)), reverse=True)[:2]
+    return words.WHY_PICTURE.format(**named, places=", ".join(words.SHARE_OF_PLACE.format(place=place, share=percent(share)) for share, place in ranked))
+
+
+def marked(found: Read, text: str) -> list[tuple[str, float | None]]:
+    """(piece of the text, weight or None) for gr.HighlightedText."""
+    pieces: list[tuple[str, float | None]] = []
+    at = 0
+    for _, start, end, weight in found.words:
+        pieces += [(text[at:start], None), (text[start:end], weight)]
+        at = end
+    return [piece for piece in [*pieces, (text[at:], None)] if piece[0]]
