@@ -48,9 +48,13 @@ def check(positional: list[str], flags: dict[str, Any]) -> int:
 
 
 def _command(name: str, positional: list[str], flags: dict[str, Any]) -> str:
-    """The same words after another command. No flag holds a token."""
+    """The same words after another command, without what is refused, which may be a token."""
+    from hfxfer.recipe import REFUSED, TOKEN
+
     words = ["hfxfer", name, *positional]
     for flag, value in flags.items():
+        if flag in REFUSED or TOKEN.search(str(value)):
+            continue
         words += [f"--{flag}", *([] if value is True else value if isinstance(value, list) else [str(value).lower() if value is False else value])]
     return shlex.join(words)
 

@@ -54,8 +54,8 @@ def hub(server):
 def train(hfxfer, place, tmp_path):
     """train(*flags) → what came of `hfxfer train --push_to_hub …` of a tiny image model in tmp_path/run."""
     words = ["train", "--model", place / "net", "--data", place / "digits", "--output_dir", tmp_path / "run", "--num_train_epochs", 1,
-             "--method", "head", "--license", "mit", "--push_to_hub", "--hub_model_id"]
-    return lambda model_id, *flags, **more: hfxfer(*words, model_id, *flags, **more)
+             "--license", "mit", "--push_to_hub"]
+    return lambda model_id, *flags, method="head", **more: hfxfer(*words, "--hub_model_id", model_id, "--method", method, *flags, **more)
 
 
 def last(talk):
@@ -127,6 +127,8 @@ def test_the_model_is_looked_at_though_the_data_are_wrong(hub, hfxfer, place, tm
 
 
 def test_settings_that_lack_model_and_data_are_a_fault_like_others(hub, hfxfer):
+    done = hfxfer("check", "--hub_token", "secret", "--run_name", hfxfer.token, "--hub_model_id", "x")
+    assert done.code == 2 and last(done.talk) == "next: hfxfer check --hub_model_id x" and hfxfer.token not in done.out + done.talk
     done = hfxfer("check", "--hub_model_id", "x", "--push_to_hub")
     assert done.code == 2 and [line[:23] for line in done.out.splitlines()] == [
         "fault: model is missing", "fault: data is missing:", "fault: --hub_model_id i"]
@@ -174,11 +176,24 @@ def test_a_run_is_pushed_and_found_by_its_id(hub, hfxfer, train, place, tmp_path
 
 
 def test_weights_are_those_of_a_run_that_is_not_pushed(hub, train, hfxfer, place, tmp_path):
-    assert train("me/same", "--yes").code == 0
+    assert train("me/same", "--yes", method="full").code == 0
     done = hfxfer("train", tmp_path / "run" / "recipe.yaml", "--push_to_hub", "false", "--output_dir", tmp_path / "plain")
     assert done.code == 0, done.talk
     assert "hint: hub_model_id is me/same, but without --push_to_hub nothing is pushed\n" in done.talk
     assert len({(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("run", "plain")}) == 1
+
+
+def test_in_python_a_run_is_pushed_too(hub, hfxfer, place, tmp_path):
+    said = hfxfer.run(f"""
+import datasets, hfxfer, tiny_models
+rows = datasets.Dataset.from_list(tiny_models.text_rows(40))
+run = hfxfer.train(model={str(place / 'bert')!r}, data=rows, output_dir={str(tmp_path / 'run')!r}, num_train_epochs=1, license="mit", language="en",
+                   push_to_hub=True, hub_model_id="acme/python", hub_private_repo=True, hub_revision="v2")
+said["accuracy"] = run.score("accuracy").value
+""")
+    repo = hub.repo("acme/python")
+    assert 0 <= said["accuracy"] <= 1 and repo.private and len(repo.pushes) == 1
+    assert "README.md" in repo.files("v2") and "README.md" not in repo.files()
 
 
 def test_a_run_that_is_replaced_leaves_nothing_behind(hub, train, tmp_path):
