@@ -381,6 +381,10 @@ def save_timm(model: Any, folder: Path, state_dict: dict[str, Any] | None = None
 
     folder.mkdir(parents=True, exist_ok=True)
     model.config.architectures = [type(model).__name__]
+    if list(getattr(model.config, "label_names", ())) != list(model.config.id2label.values()):
+        # A head for other labels than those of the file that it was loaded from: TimmWrapperConfig would write the file's back (5.23).
+        for name in ("label_names", "label_descriptions"):
+            model.config.__dict__.pop(name, None)
     model.config.save_pretrained(folder)
     found = model.timm_model.state_dict() if state_dict is None else state_dict
     weights = {name.removeprefix("timm_model."): value.detach().cpu().contiguous() for name, value in found.items()}

@@ -284,6 +284,21 @@ def test_a_script_saves_what_timm_loads(tmp_path):
     assert timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True).num_classes == 2
 
 
+def test_a_timm_model_is_saved_with_the_names_that_it_was_given(tmp_path):
+    import json
+
+    from transformers import AutoModelForImageClassification
+
+    folder, names = timm_checkpoint(tmp_path / "net", classes=2), {0: "zero", 1: "one"}
+    given = AutoModelForImageClassification.from_pretrained(folder, id2label=names, label2id={name: index for index, name in names.items()})
+    processor = TransferTrainer(model=str(folder), args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=images(4),
+                                task="image-classification").processing_class
+    trainer = TransferTrainer(model=given, args=arguments(tmp_path / "out", eval_strategy="no"), train_dataset=images(4), processing_class=processor,
+                              task="image-classification")
+    trainer.save_model(str(tmp_path / "saved"))
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["label_names"] == ["zero", "one"]
+
+
 def test_an_undefined_metric_leaves_the_choice_to_the_loss(tmp_path, capsys):
     rows = [{"tokens": ["ada", "lives", str(index)], "tags": ["B-PER", "O", "O"]} for index in range(16)]
     nobody = [{"tokens": ["the", "film", str(index)], "tags": ["O", "O", "O"]} for index in range(4)]
