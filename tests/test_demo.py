@@ -1,6 +1,7 @@
 """The app, of tiny real runs: what it shows is what `hfxfer predict` says, over HTTP with gradio's own client; strangers' inputs; its files."""
 
 import contextlib
+import importlib.util
 import io
 import json
 import os
@@ -122,7 +123,7 @@ def test_predict_takes_one_positional_argument_and_nothing_else_is_offered(opene
         found = ends["/predict"]["parameters"]
         assert [each["parameter_name"] for each in found] == names
         assert [each["parameter_has_default"] for each in found] == [False, True][:len(names)]
-        assert set(ends) <= {"/predict", "/batch"}
+        assert set(ends) == {"/predict", "/batch", *(["/explain"] if importlib.util.find_spec("captum") else [])}
 
 
 def test_a_text_longer_than_the_model_takes_is_said_to_be_cut(opened):
@@ -297,6 +298,21 @@ def test_no_file_of_the_server_can_be_read_but_what_the_app_shows(made, opened, 
         assert "secret" not in str(caught.value).replace("secret.txt", "")
     with pytest.raises(AppError, match="Addresses are not fetched here. Upload the file itself."):
         client.predict({"path": "http://127.0.0.1:9/x.png", "meta": {"_type": "gradio.FileData"}}, api_name="/predict")
+
+
+def test_no_address_is_fetched_and_no_body_is_read_without_end(opened):
+    import httpx
+
+    address = opened("texts")[1]
+    for route in ("file=http://example.com/x.png", "FILE=HTTPS://example.com", "proxy=http://example.com"):
+        found = httpx.get(f"{address}gradio_api/{route}")
+        assert (found.status_code, found.text) == (403, "Addresses are not fetched here. Upload the file itself.")
+    found = httpx.post(f"{address}gradio_api/queue/join", content=b"0" * 2_000_001)
+    assert (found.status_code, found.text) == (413, "That request is too big. At most 2 MB are taken.")
+    found = httpx.post(f"{address}gradio_api/queue/join", content=iter([b"{}"]))
+    assert (found.status_code, found.text) == (411, "The request does not say how long it is.")
+    with pytest.raises(AppError, match="That text has 1,000,000 characters. At most 20,000 are taken; nothing was cut."):
+        opened("texts")[0].predict("x" * 1_000_000, api_name="/predict")
 
 
 # --- starting -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """The Gradio app: `build` makes it, `launch` serves it.
 
-    words.py      every word that is shown        limits.py   what is taken from strangers
+    words.py      every word that is shown        limits.py   what is taken from strangers      door.py    what is turned away unread
     served.py     a model, loaded in a thread     inputs.py   the box for an input, and the row it becomes
     answers.py    a record → answer and text      trust.py    what a threshold is worth, measured
+    facts.py      the files beside a model        flags.py    reported inputs as training data  why.py     what an answer rests on
     *_tab.py      one tab each, with its end point
 """
 
@@ -17,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
 from hfxfer.demo.compare_tab import CompareTab
+from hfxfer.demo.door import Door
 from hfxfer.demo.flag_tab import flag_box
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
@@ -87,7 +90,7 @@ def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "
         _, local, shared = app.launch(
             server_name=host, server_port=port, share=share, theme=theme, css=CSS, auth=auth, max_file_size=limits.UPLOAD_MB * 10**6,
             allowed_paths=[], show_error=False, quiet=True, ssr_mode=False, run_history=False, enable_monitoring=False, pwa=False, mcp_server=False,
-            footer_links=["api", "settings"], prevent_thread_lock=True)
+            footer_links=["api", "settings"], prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(Door)]})
     except OSError as error:
         raise RecipeError(f"nothing can listen on {host}, port {port or 'from 7860'} ({error}). Choose another --port or --host") from error
     if wait:
