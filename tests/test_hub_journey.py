@@ -6,6 +6,7 @@ With Xet off, and on, on a server that offers it. The faults on the way are in t
 import csv
 import io
 import json
+import re
 
 import hub_metadata
 import pytest
@@ -40,6 +41,16 @@ with torch.inference_mode():
     logits = [model(given).logits for model in models]
 said["apart"] = [float((each - logits[0]).abs().max()) for each in logits]
 said["labels"] = [list(model.config.id2label.values()) for model in models[:2]]
+"""
+SNIPPETS = """
+import contextlib, io, shutil
+shutil.copyfile("{picture}", "picture.jpg")
+said["printed"] = []
+for code in {snippets!r}:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        exec(code, {{}})
+    said["printed"].append(out.getvalue())
 """
 MODELS = {"timm": ("timm", "digits", "Image"), "image": ("vit", "digits", "Image"), "text": ("bert", "texts.jsonl", "Sequence"),
           "token": ("bert", "tags.jsonl", "Token")}
@@ -110,9 +121,14 @@ def test_a_trained_model_predicts_the_same_from_the_hub(hub, worker, trained, ki
     worker.forget()
     after = worker("predict", f"me/{kind}", *inputs(worker, kind))
     assert (after.code, after.out) == (0, before.out), after.talk
+    snippets = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    assert [f'"me/{kind}"' in code or f'"hf-hub:me/{kind}"' in code for code in snippets] == [True] * (3 if kind == "timm" else 2)
+    printed = worker.run(SNIPPETS.format(picture=inputs(worker, "timm")[0], snippets=snippets))["printed"]
+    assert len(printed) == len(snippets) and all(text.strip() for text in printed)
     worker.forget()
     said = worker.run(LOGITS.format(run=run, kind=kind, head=MODELS[kind][2]))
     labels = json.loads((run / "model" / "scores.json").read_text())["labels"] if kind != "token" else said["labels"][0]
+    assert kind == "token" or all(any(label in text for label in labels) for text in printed)
     assert said["apart"][:2] == [0, 0] and max(said["apart"]) < 1e-5 and said["labels"] == [labels, labels]
 
 
