@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hfxfer import card, console, data, hub, leaks, licences, models, network, publishing, repository
+from hfxfer import card, console, data, fetching, hub, leaks, licences, models, network, publishing, repository
 from hfxfer.card._facts import is_hub_id
 from hfxfer.card.rules import wrong_answers
 from hfxfer.checkpoints import card_metadata, checkpoint_config
-from hfxfer.errors import HfxferError, RecipeError, RefusedError, WorkError
+from hfxfer.errors import HfxferError, RecipeError, RefusedError, RunError, WorkError
 from hfxfer.recipe import Recipe, languages
 from hfxfer.run import Run
 from hfxfer.tasks._task import Outcomes, Problem, Task
@@ -32,6 +32,7 @@ class Check:
     """One checking of a recipe. faults: what would stop it, each with what mends it. checked, unasked, questions: a sentence each.
 
     must_reach: a Hub that cannot be asked is a fault, since a push needs it. target: where the model would go, once the Hub has been asked.
+    has_card: whether it came as far as the card.
     """
 
     recipe: Recipe
@@ -41,14 +42,15 @@ class Check:
     unasked: list[str] = dataclasses.field(default_factory=list)
     questions: list[str] = dataclasses.field(default_factory=list)
     target: str = ""
+    has_card: bool = False
     api: Any = None
 
     @contextmanager
     def trying(self) -> Iterator[None]:
-        """A refusal inside is one fault more."""
+        """A refusal inside is one fault more, and so is a checkpoint that cannot be fetched now."""
         try:
             yield
-        except RefusedError as error:
+        except (RefusedError, WorkError) as error:
             self.faults.append(str(error))
 
     @contextmanager
@@ -88,15 +90,14 @@ class Check:
             self.api = api
 
     def foresee(self) -> None:
-        """What can be said of the checkpoint alone, where the data are not known: that it is there, and its licence."""
+        """What can be said of the checkpoint alone, where there is no card to look at: that it is there, and its licence."""
         recipe = self.recipe
         with self.trying():
             if recipe.architecture or not recipe.model or not console.is_main_process():
                 return
-            config = checkpoint_config(recipe.model, recipe.revision)
-            terms = {"license": recipe.license} if recipe.license else licences.inherited(
-                licences.declared(card_metadata(recipe.model, recipe.revision)), config)
-            if recipe.hub_model_id and not terms:
+            commit = fetching.pin(recipe.model, recipe.revision)
+            config = checkpoint_config(recipe.model, commit)
+            if recipe.hub_model_id and not recipe.license and not licences.inherited(licences.declared(card_metadata(recipe.model, commit)), config):
                 self.faults += card.faults({}, "")
 
     def rehearse(self, recipe: Recipe, task: Task, problem: Problem, rows: data.Rows, loaded: models.Loaded) -> None:
@@ -150,7 +151,7 @@ class Check:
         if wrong_answers(recipe.license, languages(recipe.language) or []):
             return  # told already
         model_id = recipe.hub_model_id or ""
-        written = card.write(run, model_id=model_id if is_hub_id(model_id) else "")
+        written, self.has_card = card.write(run, model_id=model_id if is_hub_id(model_id) else ""), True
         found = card.faults(written.metadata, written.text)
         self.questions += written.questions
         if not found:
@@ -165,7 +166,7 @@ class Check:
             self.checked.append(f"published: it would load in {', '.join(_proved(run))}")
         if self.api:
             with self._asking("the Hub's check of the card"), network.patient():
-                hub.check_card(self.api, written.text)
+                _checked_by(self.api, written.text)
                 self.checked.append("card: the Hub accepts it")
 
     def settle(self, confirm: Callable[[Check], None] | None = None) -> None:
@@ -209,7 +210,8 @@ def _answered(predictor: Any, split: data.Split) -> tuple[Outcomes, Any]:
     device = next(model.parameters()).device
     batch = {name: value.to(device) if hasattr(value, "to") else value for name, value in task.collate(items, predictor.processor).items()}
     model.eval()
-    with torch.no_grad():
+    # TensorFloat-32, torch's default of convolutions on a GPU, differs by more than the tolerance between memory formats.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         outputs = task.forward(model, batch, predictor.recipe)
     predictions = task.decode(outputs, batch, predictor.processor, predictor.problem)
     store = ProbabilityStore(split.num_rows)
@@ -246,6 +248,13 @@ def _before_training(fault: str) -> str:
     """The fault, with the way to a card that can be mended where it takes one."""
     later = ". There is none before training: train without --push_to_hub, mend it, and push then"
     return fault + later if "README.md" in fault else fault
+
+
+def _checked_by(api: Any, text: str) -> None:
+    try:
+        hub.check_card(api, text)
+    except RunError as error:
+        raise RunError(_before_training(str(error))) from error
 
 
 def _leaking(folder: Path) -> list[str]:

@@ -75,10 +75,10 @@ def examine(check: Check, run: Run, source: Any, *, overwrite: bool = False, res
     if check.recipe.data and check.recipe.model:
         with check.trying():
             ready = made_ready(check.recipe, source, run if resume and run.exists() else None)
-    if ready is None:
-        check.foresee()
-    else:
+    if ready:
         check.rehearse(ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded)
+    if not check.has_card:
+        check.foresee()
     return ready
 
 

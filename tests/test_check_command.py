@@ -140,7 +140,8 @@ def test_what_the_hub_says_of_the_repository_and_the_card_is_a_fault(hub, hfxfer
     hub.fail("*/validate-yaml", "invalid-yaml", message='"license" is odd')
     done = hfxfer(*words, "--license", "mit", "--language", "en")
     faults = done.out.partition("fault: ")[2]
-    assert done.code == 2 and faults == ('the Hub refuses the card\'s metadata:\n  - "license" is odd\nMend it in model/README.md\n'), done.talk
+    assert done.code == 2 and faults == ('the Hub refuses the card\'s metadata:\n  - "license" is odd\nMend it in model/README.md. '
+                                          "There is none before training: train without --push_to_hub, mend it, and push then\n"), done.talk
     assert f"checked: repository: me/there, public, branch main, on top of {hub.repo('me/there').head[:7]}\n" in done.out
     done = hfxfer(*words, "--hub_private_repo")
     faults = [line for line in done.out.splitlines() if line.startswith("fault: ")]

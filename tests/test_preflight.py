@@ -109,6 +109,16 @@ def test_what_a_library_raises_is_a_fault_with_its_words(place):
     assert fault.endswith("mat1 and mat2 shapes cannot be multiplied (2x32 and 3x2). Change --model or the settings")
 
 
+def test_the_licence_is_asked_for_though_the_model_does_not_work(place):
+    ready = prepared(place, "texts", hub_model_id="me/x")
+    ready.loaded.model.classifier = torch.nn.Linear(3, 2)
+    check = Check(ready.recipe)
+    check.rehearse(ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded)
+    assert not check.has_card and len(check.faults) == 1
+    check.foresee()
+    assert len(check.faults) == 2 and check.faults[1].startswith("license is missing: ")
+
+
 def test_settings_that_training_arguments_refuse_are_a_fault(place):
     assert rehearsed(prepared(place, "texts", metric_for_best_model="acuracy")).faults[0].startswith("metric_for_best_model is 'acuracy'; allowed: ")
 
