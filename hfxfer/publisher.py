@@ -167,11 +167,13 @@ class Publisher:
         """As at the end, but a push that fails does not end the training: what it would have sent goes up with the next one."""
         if not self.at_saves or trainer.hp_search_backend is not None:
             return
-        step, by_steps, start = trainer.state.global_step, trainer.args.save_strategy == "steps", time.monotonic()
+        step, start = trainer.state.global_step, time.monotonic()
+        stage = f"{trainer.stage.name}, " if trainer.stage is not None and trainer.stage.name else ""
+        at = f"step {step}" if trainer.args.save_strategy == "steps" else f"epoch {int(trainer.state.epoch)}"
         try:
             # What is drawn for the proof that the model loads would make this training another than the same resumed.
             with generators_kept():
-                self.push(trainer, f"Training in progress, {f'step {step}' if by_steps else f'epoch {int(trainer.state.epoch)}'}", going_on=True)
+                self.push(trainer, f"Training in progress, {stage}{at}", going_on=True)
         except HfxferError as error:
             console.warn(f"the model of step {step} was not pushed: {error}\nTraining goes on, and the next save is pushed. "
                          "To push only once, when training has ended: hub_strategy='end'")

@@ -131,7 +131,8 @@ said["equal"] = all(torch.equal(value, quiet.model.state_dict()[name]) for name,
 """)
     titles = [title for title, _ in commits(hub, script.id)]
     # Stages begin to count anew: 3 steps of the head, 6 of everything; a stage's end is saved, too.
-    assert said["equal"] and titles == [f"Training in progress, step {step}" for step in (2, 3, 2, 4, 6)] + ["End of training"]
+    assert said["equal"] and titles == [*(f"Training in progress, {at}" for at in ("stage-1-head, step 2", "stage-1-head, step 3", "step 2", "step 4",
+                                                                                   "step 6")), "End of training"]
     assert [(event["name"], event["step"]) for event in Run(script.out).history() if event["type"] == "stage"] == [("stage-1-head", 0), ("", 3)]
     assert "Stage stage-1-head" in card_of(hub, script.id)
 
