@@ -67,8 +67,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
     """Publish `model/` of a finished Run as one commit, and with `space` its Space as another.
 
     confirm: called with a Plan for each repository before anything is written; raises where the answer is no. revision: a branch, made where
-    it is not there. allow, license: as `publishing.pack`. card: whose edits stay where the card was edited here and on the Hub: run or hub.
-    hub_space_id: of the Space; `hub_model_id`-demo by default.
+    it is not there. allow: as `publishing.pack`. license: as `card.render`. card: whose edits stay where the card was edited here and on the
+    Hub, run or hub. hub_space_id: of the Space; `hub_model_id`-demo by default.
     Raises RefusedError before anything was sent, WorkError after; the same call goes on.
     """
     run = run if isinstance(run, Run) else Run(run)

@@ -52,7 +52,8 @@ def space(positional: list[str], flags: dict[str, Any]) -> int | None:
     source = positional[0]
     if "hub_space_id" not in flags:
         return _write_space(source, flags)
-    same = continuing("space", source, flags)
+    # What was written before a failure is not in the way of the same command.
+    same = continuing("space", source, {**flags, "overwrite": True} if "output_dir" in flags else flags)
     from hfxfer import hub
 
     try:

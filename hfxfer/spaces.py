@@ -76,8 +76,8 @@ def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") 
     elif Path(source).exists():
         raise RunError(f"{source} is no Run folder (no recipe.yaml). Give a Run, or the Hub id of a model")
     else:
-        model_id, about = str(source), checkpoints.card_metadata(str(source), revision or None)
-        config, datasets = checkpoints.checkpoint_config(model_id, revision or None), about.get("datasets") or ()
+        model_id, given = str(source), checkpoints.card_metadata(str(source), revision or None).get("datasets") or []
+        config, datasets = checkpoints.checkpoint_config(model_id, revision or None), [given] if isinstance(given, str) else given
     if config.get("auto_map"):
         raise ModelError(f"{model_id} brings its own code, which a Space of hfxfer does not run. Make its Space by hand")
     return About(str(source), model_id, "" if revision == "main" else revision, checkpoints.trained_task(config, model_id),

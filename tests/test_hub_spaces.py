@@ -177,13 +177,16 @@ def test_a_space_alone_needs_the_model_on_the_hub(hub, hfxfer, run, push):
 
 def test_a_model_of_the_hub_gets_a_space_by_its_id(hub, hfxfer, push, tmp_path):
     assert push().code == 0
-    done = hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes")
+    command = ["space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes"]
+    hub.fail("/api/spaces/*/commit/main", 503, times=6)
+    failed = hfxfer(*command)
+    assert failed.code == 1 and last(failed.talk) == f"continue with: hfxfer {' '.join(map(str, command))} --overwrite"
+    assert hfxfer(*command, "--overwrite").code == 0
     space = hub.repo("me/by-id", "space")
-    assert done.code == 0 and files_of(space) == contents(tmp_path / "space") and variables(space) == {"HFXFER_MODEL": push.id}
+    assert len(space.pushes) == 1 and files_of(space) == contents(tmp_path / "space") and variables(space) == {"HFXFER_MODEL": push.id}
     assert front_matter(space)["tags"] == ["hfxfer", "token-classification"]
-    again = hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes")
+    again = hfxfer(*command)
     assert again.code == 2 and error_of(again).startswith(f"{tmp_path / 'space'} holds a Space. Choose another --output_dir")
-    assert hfxfer("space", push.id, "--hub_space_id", "me/by-id", "--output_dir", tmp_path / "space", "--yes", "--overwrite").code == 0
 
 
 def test_a_space_says_where_to(hfxfer, run):
