@@ -415,6 +415,32 @@ def test_hostile_examples_round_trip(copied):
     assert [each["text"] for each in ModelCard(card.text).data.widget] == [line["text"] for line in lines]
 
 
+def test_a_long_example_is_cut(copied):
+    run = copied("hostile")
+    (run.folder / "examples" / "examples.jsonl").write_text(json.dumps({"text": "word " * 20_000, "label": "x"}) + "\n")
+    (shown,) = render(run, card_examples=True).metadata["widget"]
+    assert shown["text"] == "word " * 199 + "word…" and len(shown["text"]) == 1000
+
+
+def test_a_thousand_labels_make_no_endless_card(copied):
+    """Each of them as long as a label is shown, under the longest name that the Hub takes."""
+    import hub_metadata
+
+    run, names = copied("pictures"), [f"{index} | <b>, a cat of a rather long name, {'x' * 200}" for index in range(1000)]
+    found = json.loads((run.model_dir / "scores.json").read_text())
+    by_label = [score for score in found["scores"] if score["label"] == found["labels"][0]]
+    whole = [score for score in found["scores"] if not score["label"]]
+    scores = [*whole, *({**score, "label": name, "value": 0.5} for name in names for score in by_label)]
+    (run.model_dir / "scores.json").write_text(json.dumps({**found, "labels": names, "scores": scores}))
+    edit(run, "data.json", lambda data: data.update(labels=names, small_classes=dict.fromkeys(names, 2), missing_classes={"test": names}))
+    edit(run, "data.json", lambda data: [split.update(classes=dict.fromkeys(names, 5)) for split in data["splits"].values()])
+    card = render(run, model_id=f"{'m' * 42}/{'x' * 96}", license="mit")
+    assert len(card.text) < 40_000 and max(map(len, card.text.split("\n"))) < 2_500 and "<b>" not in card.text
+    assert faults(card.metadata, card.text) == [] and hub_metadata.check(card.text, "model") == ([], [])
+    assert "This model gives a picture one of 1,000 classes (0 &#124; &lt;b&gt;, a cat" in card.text
+    assert card.text.count("\n950 more rows (all are in [scores.json](scores.json)).\n") == 1
+
+
 def test_text_that_the_hub_would_read_as_something_else_is_quoted():
     metadata = {"a": ["1e3", "0o7", "no", "2024-01-01", "1.5", "null", "12e4567", "x", "3 words"], "b": 1.5, "c": "~"}
     assert dumped(metadata) == ("a:\n- '1e3'\n- '0o7'\n- 'no'\n- '2024-01-01'\n- '1.5'\n- 'null'\n- '12e4567'\n- x\n- 3 words\nb: 1.5\n"

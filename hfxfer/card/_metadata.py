@@ -18,6 +18,8 @@ LOCAL = "local"
 """The type that model-index says of data that are no data set of the Hub."""
 
 MOST_EXAMPLES = 5
+LONGEST_EXAMPLE = 1000
+"""Characters of a text in the widget, which stands in the metadata: what is longer is cut."""
 
 
 def metadata(facts: Facts, *, card_examples: bool, language: list[str] | None, license: str | None) -> dict[str, Any]:
@@ -71,10 +73,14 @@ def _widget(facts: Facts) -> list[dict[str, Any]]:
         if "image" in row:
             shown.append({"src": f"examples/{row['image']}", **named})
         elif "tokens" in row:
-            shown.append({"text": " ".join(map(str, row["tokens"])), **named})
+            shown.append({"text": _cut(" ".join(map(str, row["tokens"]))), **named})
         elif "text" in row and "text_pair" not in row:
-            shown.append({"text": str(row["text"]), **named})
+            shown.append({"text": _cut(str(row["text"])), **named})
     return shown
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_EXAMPLE else text[:LONGEST_EXAMPLE - 1] + "…"
 
 
 def questions(facts: Facts, known: dict[str, Any]) -> list[str]:
