@@ -13,7 +13,7 @@ import gradio as gr
 from hfxfer import inputs as sources
 from hfxfer import tables_out
 from hfxfer.demo import answers, limits, words
-from hfxfer.demo.inputs import named, untouched, uploaded
+from hfxfer.demo.inputs import as_it_came, named, uploaded
 from hfxfer.demo.served import CHUNK, Served
 from hfxfer.errors import DataError
 
@@ -22,6 +22,15 @@ TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 
 QUEUE = {"concurrency_id": "batch", "concurrency_limit": 1}
 """Beside the queue of single inputs, which go in between two of its chunks."""
+
+
+def uploads(payload: Any) -> list[tuple[str, str]]:
+    """(path, the name that the person gave it) of every upload."""
+    found = payload.root if hasattr(payload, "root") else [payload] if payload else []
+    return [(str(uploaded(each)), Path(each.orig_name or each.path).name) for each in found]
+
+
+Files = as_it_came(gr.File, uploads)
 
 
 class BatchTab:
@@ -33,7 +42,7 @@ class BatchTab:
         gr.Markdown(words.BATCH_HINT.format(most=limits.BATCH_ROWS))
         label = words.FILES if self.first.is_image else words.TABLE
         kinds = ["image"] if self.first.is_image else list(TABLES)
-        self.files = untouched(gr.File(label=label, file_count="multiple", file_types=kinds, height=160), uploads)
+        self.files = Files(label=label, file_count="multiple", file_types=kinds, height=160)
         with gr.Row():
             run, stop = gr.Button(words.RUN_BATCH, variant="primary"), gr.Button(words.STOP)
         self.status = gr.Markdown(elem_id="batch-status")
@@ -84,12 +93,6 @@ class BatchTab:
             answered = iter(served.predict([row for _, row in made if isinstance(row, dict)]) if any(isinstance(row, dict) for _, row in made) else [])
             yield [({**next(answered), "input": name}, _text(row)) if isinstance(row, dict) else ({"input": name, "problem": row}, "")
                    for name, row in made]
-
-
-def uploads(payload: Any) -> list[tuple[str, str]]:
-    """(path, the name that the person gave it) of every upload."""
-    found = payload.root if hasattr(payload, "root") else [payload] if payload else []
-    return [(str(uploaded(each)), Path(each.orig_name or each.path).name) for each in found]
 
 
 def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[str, dict[str, Any]]]:

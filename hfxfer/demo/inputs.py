@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from abc import ABCMeta
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,21 +18,20 @@ from hfxfer.demo.served import Served
 MOST_EXAMPLES = 12
 
 
-def untouched(component: Any, preprocess: Callable[[Any], Any]) -> Any:
-    """The component, handing on what `preprocess` makes of an upload instead of what gradio would, and fetching no address.
+def as_it_came(component: type, preprocess: Callable[[Any], Any]) -> Any:
+    """A subclass that hands on what `preprocess` makes of an upload instead of what gradio would, and fetches no address.
 
-    gradio (6.31, image_utils.preprocess_image) decodes a picture before its size is known. Not a subclass: for one, gradio writes a
-    file beside the source.
+    gradio (6.31, image_utils.preprocess_image) decodes a picture before its size is known. A subclass, because gradio makes components
+    anew in the middle of a session; made past gradio's metaclass, which would write a file beside this one.
     """
-    move = component.async_move_resource_to_block_cache
-
-    async def only_files(path: Any) -> Any:
+    async def only_files(self: Any, path: Any) -> Any:
         if str(path or "").lower().startswith(("http:", "https:")):
             raise gr.Error(words.NO_ADDRESS, print_exception=False)
-        return await move(path)
+        return await component.async_move_resource_to_block_cache(self, path)  # type: ignore
 
-    component.preprocess, component.async_move_resource_to_block_cache = preprocess, only_files
-    return component
+    own = {"preprocess": lambda self, payload: preprocess(payload), "async_move_resource_to_block_cache": only_files, "is_template": True,
+           "__module__": __name__}
+    return ABCMeta.__new__(type(component), component.__name__, (component,), own)
 
 
 def uploaded(payload: Any) -> str | None:
@@ -43,15 +43,17 @@ def uploaded(payload: Any) -> str | None:
     return payload.path
 
 
+Picture = as_it_came(gr.Image, uploaded)
+
+
 class InputBox:
     """The components of one input. `components` and `names` (in the API) stand in the order of `row`'s arguments."""
 
     def __init__(self, served: Served, elem_id: str = "input"):
         self.served = served
         if served.is_image:
-            picture = gr.Image(label=words.PICTURE, sources=["upload", "clipboard", "webcam"], height=320, alt_text=words.PICTURE_TEXT,
-                               buttons=["fullscreen"], elem_id=elem_id)
-            self.components: list[Any] = [untouched(picture, uploaded)]
+            self.components: list[Any] = [Picture(label=words.PICTURE, sources=["upload", "clipboard", "webcam"], height=320,
+                                                  alt_text=words.PICTURE_TEXT, buttons=["fullscreen"], elem_id=elem_id)]
         else:
             hint = words.WORDS_HINT if served.is_tokens else words.TEXT_HINT
             self.components = [gr.Textbox(label=words.TEXT, placeholder=hint, lines=4, max_lines=16, elem_id=elem_id)]

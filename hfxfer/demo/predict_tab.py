@@ -20,6 +20,9 @@ QUEUE = {"concurrency_id": "model", "concurrency_limit": 2}
 OWN = {"api_visibility": "private", "show_progress": "minimal"}
 """Events of the page itself, which no client calls."""
 
+AT_ONCE = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
+"""Those that ask nothing of the model."""
+
 
 class PredictTab:
     """Built inside a gr.Tab. `which`: the dropdown of models, or None with one model."""
@@ -59,17 +62,23 @@ class PredictTab:
 
     def _events(self, examples: gr.Examples | None) -> None:
         given, shown = [*self.which, *self.box.components], [self.verdict, self.detail, self.note]
-        asking = {"fn": self.asked, "inputs": [self.threshold, *given], "outputs": [*shown, self.answered], **QUEUE, **OWN}
+        asking = {"fn": self.asked, "inputs": given, "outputs": self.answered, "show_progress_on": self.verdict, **QUEUE, **OWN}
+        showing = {"fn": self.shown, "inputs": [self.threshold, *self.which, self.answered], "outputs": shown, **AT_ONCE}
         triggers = [self.ask.click]
         if self.first.is_image:
             triggers.append(self.box.components[0].change)
         else:
             triggers += [box.submit for box in self.box.components]
-            if examples:
-                examples.load_input_event.then(**asking)
-        gr.on(triggers, **asking)
-        for moved in (self.threshold.change, *(which.change for which in self.which)):
-            moved(self.shown, [self.threshold, *self.which, self.answered], shown, queue=False, api_visibility="private", show_progress="hidden")
+        asked = [gr.on(triggers, **asking)]
+        if examples and not self.first.is_image:
+            asked.append(examples.load_input_event.then(**asking))
+        for each in asked:
+            # Only then with the threshold, which may have been moved meanwhile; and no answer stays beside an input that it is not of.
+            each.success(**showing)
+            each.failure(lambda: None, None, self.answered, **AT_ONCE).then(**showing)
+        for which in self.which:
+            which.change(lambda: None, None, self.answered, **AT_ONCE).then(**showing)
+        self.threshold.change(**showing)
         gr.Button(visible=False).click(named(self.predict, [*self.box.names, *(["model"] if self.which else [])]), [*self.box.components, *self.which],
                                        gr.JSON(visible=False), api_name="predict", api_description=words.API_PREDICT, **QUEUE)
 
@@ -86,15 +95,14 @@ class PredictTab:
         most = served.cut_at(row)
         return {**found, "note": words.CUT.format(most=most)} if most else found
 
-    def asked(self, threshold: float, *given: Any) -> tuple:
-        """What the page shows for one input, and the record that it comes from."""
+    def asked(self, *given: Any) -> dict[str, Any] | None:
+        """What is known of one input: its record, its text, and where it was cut. None for a picture that was taken away."""
         which, values = given[:len(self.which)], given[len(self.which):]
         if self.first.is_image and values[0] is None:
-            return "", None, "", None  # Taken away: nothing is wrong.
+            return None
         served = self._served(list(which))
         row = self.box.row(*values)
-        answered = {"record": served.predict([row])[0], "text": self.box.text(*values), "cut": served.cut_at(row)}
-        return *self.shown(threshold, *which, answered), answered
+        return {"record": served.predict([row])[0], "text": self.box.text(*values), "cut": served.cut_at(row)}
 
     def shown(self, threshold: float, *given: Any) -> tuple:
         """Verdict, probabilities or entities, and what is known of this threshold. The last value is what `asked` gave."""
