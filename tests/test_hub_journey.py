@@ -121,6 +121,8 @@ def test_a_trained_model_predicts_the_same_from_the_hub(hub, worker, trained, ki
     worker.forget()
     after = worker("predict", f"me/{kind}", *inputs(worker, kind))
     assert (after.code, after.out) == (0, before.out), after.talk
+    with hub.away():
+        assert worker("predict", f"me/{kind}", *inputs(worker, kind)).out == before.out
     snippets = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
     assert [f'"me/{kind}"' in code or f'"hf-hub:me/{kind}"' in code for code in snippets] == [True] * (3 if kind == "timm" else 2)
     printed = worker.run(SNIPPETS.format(picture=inputs(worker, "timm")[0], snippets=snippets))["printed"]
