@@ -1,0 +1,46 @@
+"""`hfxfer demo me/x` as a shell would call it, from a Hub id, against the test Hub server."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("gradio")
+
+from gradio_client import Client  # noqa: E402
+from hub_client import client, hub  # noqa: E402, F401
+
+
+def test_an_app_from_a_hub_id(client, hub, tmp_path):  # noqa: F811
+    import torch
+    from tiny_models import bert_checkpoint
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    import hfxfer
+
+    torch.manual_seed(0)
+    bert_checkpoint(tmp_path / "bert")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert", id2label={0: "good", 1: "<b>bad</b>"}, label2id={"good": 0, "<b>bad</b>": 1})
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tmp_path / "bert").save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# A card\n", encoding="utf-8")
+    client(f"api.create_repo('me/x'); api.upload_folder(repo_id='me/x', folder_path={str(tmp_path / 'model')!r})")
+    home = tmp_path / "demo-home"
+    home.mkdir()
+    environment = {**hub.environment(home, None), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "hfxfer", "demo", "me/x"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        address = process.stdout.readline().strip()
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), process.stderr.read() if process.poll() is not None else address
+        said = Client(address, verbose=False).predict("a good day", api_name="/predict")
+        page = json.dumps(Client(address, verbose=False).config)
+    finally:
+        process.send_signal(signal.SIGINT)
+        out, talk = process.communicate(timeout=30)
+    expected = hfxfer.load(str(tmp_path / "model")).predict(["a good day"])[0]
+    assert said["label"] == expected["label"] and said["confidences"][0]["confidence"] == pytest.approx(expected["score"], abs=1e-5)
+    assert "# A card" in page and "There are no scores (scores.json) with this model" in page
+    assert out == "" and talk.splitlines()[0] == "Ctrl-C ends it" and "Traceback" not in talk
