@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hfxfer import console
-from hfxfer.errors import HfxferError, ModelError
+from hfxfer.errors import HfxferError, ModelError, WorkError
 from hfxfer.network import asked, is_passing, patient, said, status_of
 
 T = TypeVar("T")
@@ -67,7 +67,8 @@ def pin(source: str, revision: str | Pinned | None) -> Pinned:
                 return Pinned(known)
             return Pinned(api.resolve_revision(source, revision=revision).resolved)  # which the cache then knows
         except Exception as error:  # told apart just below
-            if not is_passing(error) or known is None and not _is_unreachable(error):
+            passes = is_passing(error) or isinstance(error, WorkError)  # patient() refuses a long wait
+            if not passes or known is None and not _is_unreachable(error):
                 raise
             found = from_cache(*_why(error))
         console.hint(f"{found.away}: using what the cache has of {source}, commit {found.commit[:7]}")
@@ -121,6 +122,8 @@ def reason(error: BaseException, source: str, revision: str | None, away: str = 
     elif isinstance(found, errors.RevisionNotFoundError):
         told = f"it has no revision {revision!r}{_revisions(source)}"
     elif isinstance(found, errors.RemoteEntryNotFoundError):
+        if not found.response.url.path.endswith("/config.json"):
+            return None
         told = _no_model(source, revision)
     elif status_of(found) == 401:
         told = f"{constants.ENDPOINT} does not know the token ({said(found)}). Log in with: hf auth login, or unset HF_TOKEN for what is public"
@@ -184,6 +187,8 @@ def _why(error: BaseException | None) -> tuple[str, str]:
     cause = error.__cause__ if error is not None and isinstance(error.__cause__, Exception) else error
     if constants.HF_HUB_OFFLINE or cause is None:
         return "HF_HUB_OFFLINE=1 is set", "Unset it, or fetch the model where there is a network: hf download {source}"
+    if isinstance(cause, WorkError):
+        return str(cause).partition(";")[0], "Try again later"
     if status_of(cause) is not None:
         return f"{constants.ENDPOINT} does not answer ({said(cause)})", "Try again later"
     return f"{constants.ENDPOINT} cannot be reached ({said(cause)})", "Look at the network, then run the same again"

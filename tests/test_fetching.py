@@ -182,6 +182,16 @@ def test_a_repository_without_a_model_says_what_it_is(hub, predict, files):
                                            "pytorch_model.bin or model.safetensors.")
 
 
+def test_a_model_of_another_task_is_no_missing_one(hub, predict, files):
+    hub.add_repo("me/words", files)
+    assert refused(predict("me/words", "--task", "image-classification")).startswith(
+        "me/words does not fit the task image-classification: transformers has no such head for it.")
+    model = {**files, "config.json": files["config.json"].replace(b'"bert"', b'"vit"')}
+    hub.add_repo("me/pictures", model)
+    told = refused(predict("me/pictures", "--task", "image-classification"))
+    assert told.startswith("cannot load me/pictures for image-classification: ") and "config.json, so" not in told, told
+
+
 def test_a_name_that_is_none_is_refused(predict):
     assert refused(predict("me/x y")).startswith("'me/x y' is neither a folder nor a Hub id: Repo id must use alphanumeric chars")
     assert refused(predict("./gone/x")) == "model folder ./gone/x does not exist. Give an existing folder or a Hub id such as timm/resnet50.a1_in1k"
@@ -225,6 +235,12 @@ def test_a_wait_of_an_hour_is_not_slept(hub, predict, files):
     hub.fail("*", 429, headers={"Retry-After": "3600"}, times=99)
     assert refused(predict("me/hour"), 1) == ("the Hub asks to wait 1 h 00 min (status 429); hfxfer waits 2 s at most. "
                                               "Nothing is lost: run the same command then")
+    hub.clear()
+    there = predict("me/hour")
+    hub.fail("*", 429, headers={"Retry-After": "3600"}, times=99)
+    again = predict("me/hour")
+    assert again.out == there.out != "" and again.talk.startswith(
+        "hint: the Hub asks to wait 1 h 00 min (status 429): using what the cache has of me/hour, commit ")
 
 
 def test_a_fault_that_stays_is_told(hub, predict, files):
