@@ -2,13 +2,8 @@
 
 import os
 
-import gradio as gr
-
-import hfxfer
-
-model = hfxfer.load(os.environ["HFXFER_MODEL"], revision=os.environ.get("HFXFER_REVISION"))
-given = gr.Image(type="pil", label="Picture") if model.predictor.task.name == "image-classification" else gr.Textbox(label="Text")
-demo = gr.Interface(lambda value: model.predict(value)[0], given, gr.JSON(label="Prediction"), title=os.environ["HFXFER_MODEL"], api_name="predict")
+from hfxfer import demo
 
 if __name__ == "__main__":
-    demo.launch()
+    demo.launch([os.environ["HFXFER_MODEL"]], revision=os.environ.get("HFXFER_REVISION"), host=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+                port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
