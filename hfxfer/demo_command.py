@@ -33,7 +33,7 @@ def demo(positional: list[str], flags: dict[str, Any]) -> None:
     app.block_thread()
 
 
-DEMO = Command("MODEL… [--port N] [--output_dir FLAGS]", "try a model in the browser, or several side by side: Runs, model folders or Hub ids", demo, {
+DEMO = Command("MODEL… [--port N] [--output_dir FLAGS]", "try a model in the browser, or several side by side", demo, {
     "port": Flag("value", "port to listen on (the first free one from 7860)"),
     "host": Flag("value", "address to listen on (127.0.0.1: this machine only); 0.0.0.0 lets others in"),
     "share": Flag("switch", "also make a public address for 72 hours, by gradio's servers"),

@@ -4,7 +4,7 @@
     served.py     a model, loaded in a thread     inputs.py   the box for an input, and the row it becomes
     answers.py    a record → answer and text      trust.py    what a threshold is worth, measured
     facts.py      the files beside a model        flags.py    reported inputs as training data  why.py     what an answer rests on
-    *_tab.py      one tab each, with its end point
+    *_tab.py      one tab each, with its end point                                              events.py  which of them wait for which
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from hfxfer.card._text import escaped
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
 from hfxfer.demo.compare_tab import CompareTab
 from hfxfer.demo.door import Door
+from hfxfer.demo.events import AT_ONCE
 from hfxfer.demo.flag_tab import flag_box
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
@@ -54,7 +56,7 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
     first = next(iter(models.values()))
     flags = Flags(flag_folder, first) if flag_folder else None
     with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
-        gr.Markdown(f"# {', '.join(map(_escaped, models))}")
+        gr.Markdown(f"# {', '.join(map(escaped, models))}")
         _notice(models)
         which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
         with gr.Tab(words.PREDICT):
@@ -115,7 +117,9 @@ def served(sources: Sequence[str], revision: str | None) -> dict[str, Served]:
         said = "; ".join(f"{each.source}: {each.task.name}, {each.problem_type}" for each in found)
         raise RecipeError(f"demo compares models of one task, got {said}. Start one demo for each task")
     names = [each.name for each in found]
-    return {each.name if names.count(each.name) == 1 else each.source: each for each in found}
+    for each in found:
+        each.name = each.name if names.count(each.name) == 1 else each.source
+    return {each.name: each for each in found}
 
 
 def login() -> tuple[str, str] | None:
@@ -149,10 +153,4 @@ def _notice(models: dict[str, Served]) -> None:
         failed = any(each.has_failed for each in models.values())
         return gr.Markdown(words.NOT_LOADED if failed else "", visible=failed), gr.Timer(active=False)
 
-    timer.tick(look, None, [notice, timer], queue=False, show_progress="hidden", api_visibility="private")
-
-
-def _escaped(name: str) -> str:
-    from hfxfer.card._text import escaped
-
-    return escaped(name)
+    timer.tick(look, None, [notice, timer], **AT_ONCE)

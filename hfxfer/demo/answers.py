@@ -41,7 +41,8 @@ def entities(record: dict[str, Any], text: str) -> list[dict[str, Any]]:
         joined += end - start
         ends[joined] = end
         joined += 1
-    return [{"entity": each["entity"], "start": starts[each["start"]], "end": ends[each["end"]], "score": each["score"]} for each in record["entities"]]
+    return [{"entity": each["entity"], "start": starts[each["start"]], "end": ends[each["end"]], "score": each["score"]}
+            for each in record["entities"]]
 
 
 def verdict(record: dict[str, Any], problem_type: str, threshold: float, text: str = "") -> str:

@@ -13,15 +13,13 @@ import gradio as gr
 from hfxfer import inputs as sources
 from hfxfer import tables_out
 from hfxfer.demo import answers, limits, words
+from hfxfer.demo.events import BATCH_QUEUE
 from hfxfer.demo.inputs import as_it_came, named, uploaded
 from hfxfer.demo.served import CHUNK, Served
 from hfxfer.errors import DataError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".txt")
 """What a table may be. Not pictures by name: a row would name a file of the server."""
-
-QUEUE = {"concurrency_id": "batch", "concurrency_limit": 1}
-"""Beside the queue of single inputs, which go in between two of its chunks."""
 
 
 def uploads(payload: Any) -> list[tuple[str, str]]:
@@ -51,10 +49,10 @@ class BatchTab:
         with gr.Row():
             downloads = [gr.DownloadButton(said, interactive=False) for said in (words.DOWNLOAD_CSV, words.DOWNLOAD_PARQUET)]
         going = run.click(self.run, [self.files, threshold, *which_one], [self.status, self.table, *downloads], api_visibility="private",
-                          show_progress="hidden", **QUEUE)
+                          show_progress="hidden", **BATCH_QUEUE)
         stop.click(None, None, None, cancels=[going], api_visibility="private")
         gr.Button(visible=False).click(named(self.batch, ["files", *(["model"] if which else [])]), [self.files, *which_one],
-                                       gr.JSON(visible=False), api_name="batch", api_description=words.API_BATCH, **QUEUE)
+                                       gr.JSON(visible=False), api_name="batch", api_description=words.API_BATCH, **BATCH_QUEUE)
 
     def batch(self, files: list[tuple[str, str]] | None, which: str | None = None) -> Iterator[list[Any]]:
         """/batch: what /predict gives, a row each, with `input`; or {input, problem}. Grows while it works, so that who leaves frees its place."""
@@ -62,7 +60,8 @@ class BatchTab:
         found: list[Any] = []
         for made in self._records(served, rows_of(served, files)):
             for record, text in made:
-                found.append(record if "problem" in record else {"input": record["input"], **_as_object(answers.answer(record, served.problem_type, text))})
+                answer = None if "problem" in record else answers.answer(record, served.problem_type, text)
+                found.append(record if answer is None else {"input": record["input"], **_as_object(answer)})
             yield found
 
     def run(self, files: list[tuple[str, str]] | None, threshold: float, which: str | None = None) -> Iterator[tuple]:
@@ -90,7 +89,8 @@ class BatchTab:
                     made.append((name, _checked(row)))
                 except gr.Error as error:
                     made.append((name, error.message))
-            answered = iter(served.predict([row for _, row in made if isinstance(row, dict)]) if any(isinstance(row, dict) for _, row in made) else [])
+            good = [row for _, row in made if isinstance(row, dict)]
+            answered = iter(served.predict(good) if good else [])
             yield [({**next(answered), "input": name}, _text(row)) if isinstance(row, dict) else ({"input": name, "problem": row}, "")
                    for name, row in made]
 

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.demo import answers, facts, words
+from hfxfer.demo.events import MODEL_QUEUE, OWN
 from hfxfer.demo.inputs import InputBox, named
 from hfxfer.demo.served import Served
 
-QUEUE = {"concurrency_id": "model", "concurrency_limit": 2}
 MOST = 200
 
 
@@ -34,9 +34,9 @@ class CompareTab:
             if rows:
                 gr.Dataframe(rows, headers=heads, datatype="str", interactive=False, wrap=True, label=words.DISAGREE, show_label=False,
                              show_search="filter", max_height=420)
-        ask.click(self.asked, [threshold, *self.box.components], table, api_visibility="private", show_progress="minimal", **QUEUE)
+        ask.click(self.asked, [threshold, *self.box.components], table, **MODEL_QUEUE, **OWN)
         gr.Button(visible=False).click(named(self.compare, self.box.names), self.box.components, gr.JSON(visible=False), api_name="compare",
-                                       api_description=words.API_COMPARE, **QUEUE)
+                                       api_description=words.API_COMPARE, **MODEL_QUEUE)
 
     def compare(self, *values: Any) -> dict[str, Any]:
         """/compare: model → what /predict gives."""

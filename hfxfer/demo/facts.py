@@ -82,7 +82,8 @@ def behind(served: Served, reference: str, prediction: str) -> tuple[int, list[d
 def learning(served: Served, metric: str) -> list[list[str]]:
     """Epoch, validation loss and `metric` of every evaluation while it was trained."""
     events = [event for event in (served.run.history() if served.run else []) if event["type"] == "eval"]
-    return [[f"{event['epoch']:.3g}", *(f"{event[name]:.4f}" if name in event else "" for name in ("eval_loss", f"eval_{metric}"))] for event in events]
+    return [[f"{event['epoch']:.3g}", *(f"{event[name]:.4f}" if name in event else "" for name in ("eval_loss", f"eval_{metric}"))]
+            for event in events]
 
 
 def _value(score: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.demo import words
+from hfxfer.demo.events import OWN
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.inputs import InputBox, named
 from hfxfer.demo.served import Served
@@ -25,7 +26,7 @@ def flag_box(box: InputBox, served: Served, flags: Flags) -> None:
         report = gr.Button(words.KEEP)
         said = gr.Markdown(elem_id="kept")
     names = [*box.names, "right"]
-    report.click(keep, [*box.components, right], said, api_visibility="private", show_progress="minimal")
+    report.click(keep, [*box.components, right], said, **OWN)
     for_clients = gr.JSON(visible=False)
     gr.Button(visible=False).click(named(keep, names), [*box.components, for_clients], gr.Textbox(visible=False), api_name="flag",
                                    api_description=words.API_FLAG)
@@ -36,5 +37,6 @@ def _right(served: Served) -> Any:
         return gr.Textbox(label=words.RIGHT_TAGS, info=" ".join(served.labels))
     if served.problem_type == REGRESSION:
         return gr.Number(label=words.RIGHT_VALUE, value=None)
-    several = served.problem_type == MULTI_LABEL
-    return gr.Dropdown(list(served.labels), value=[] if several else None, multiselect=several, label=words.RIGHT_LABELS if several else words.RIGHT_LABEL)
+    if served.problem_type == MULTI_LABEL:
+        return gr.Dropdown(list(served.labels), value=[], multiselect=True, label=words.RIGHT_LABELS)
+    return gr.Dropdown(list(served.labels), value=None, label=words.RIGHT_LABEL)

@@ -8,10 +8,9 @@ import gradio as gr
 
 from hfxfer.card._text import escaped
 from hfxfer.demo import facts, limits, words
+from hfxfer.demo.events import OWN
 from hfxfer.demo.served import Served
 from hfxfer.tasks._task import Problem
-
-OWN = {"api_visibility": "private", "show_progress": "minimal"}
 
 
 def model_tab(served: Served) -> None:
@@ -44,7 +43,8 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
     labels, counts = found["labels"], matrix["counts"]
     small = len(labels) <= facts.MOST_CELLS
     gr.Markdown(words.CONFUSION_HINT.format(split=matrix["split"]) if small else words.TOO_MANY_LABELS.format(labels=len(labels)))
-    cells = _table([words.REFERENCE_COLUMN, *labels], [[label, *map(str, row)] for label, row in zip(labels, counts)], words.CONFUSION) if small else None
+    rows = [[label, *map(str, row)] for label, row in zip(labels, counts)]
+    cells = _table([words.REFERENCE_COLUMN, *labels], rows, words.CONFUSION) if small else None
     if served.run is None or not served.run.predictions_path.is_file():
         gr.Markdown(words.NO_ROWS)
         return

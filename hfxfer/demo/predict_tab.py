@@ -7,21 +7,13 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.demo import answers, trust, words
+from hfxfer.demo.events import AT_ONCE, MODEL_QUEUE, OWN
 from hfxfer.demo.inputs import InputBox, named
 from hfxfer.demo.served import Served
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
 
 SHOWN = 10
 """Probabilities that are listed."""
-
-QUEUE = {"concurrency_id": "model", "concurrency_limit": 2}
-"""One request computes while another is read and checked: more would only share two cores."""
-
-OWN = {"api_visibility": "private", "show_progress": "minimal"}
-"""Events of the page itself, which no client calls."""
-
-AT_ONCE = {"api_visibility": "private", "show_progress": "hidden", "queue": False}
-"""Those that ask nothing of the model."""
 
 
 class PredictTab:
@@ -62,7 +54,7 @@ class PredictTab:
 
     def _events(self, examples: gr.Examples | None) -> None:
         given, shown = [*self.which, *self.box.components], [self.verdict, self.detail, self.note]
-        asking = {"fn": self.asked, "inputs": given, "outputs": self.answered, "show_progress_on": self.verdict, **QUEUE, **OWN}
+        asking = {"fn": self.asked, "inputs": given, "outputs": self.answered, "show_progress_on": self.verdict, **MODEL_QUEUE, **OWN}
         showing = {"fn": self.shown, "inputs": [self.threshold, *self.which, self.answered], "outputs": shown, **AT_ONCE}
         triggers = [self.ask.click]
         if self.first.is_image:
@@ -79,8 +71,9 @@ class PredictTab:
         for which in self.which:
             which.change(lambda: None, None, self.answered, **AT_ONCE).then(**showing)
         self.threshold.change(**showing)
-        gr.Button(visible=False).click(named(self.predict, [*self.box.names, *(["model"] if self.which else [])]), [*self.box.components, *self.which],
-                                       gr.JSON(visible=False), api_name="predict", api_description=words.API_PREDICT, **QUEUE)
+        names = [*self.box.names, *(["model"] if self.which else [])]
+        gr.Button(visible=False).click(named(self.predict, names), [*self.box.components, *self.which], gr.JSON(visible=False), api_name="predict",
+                                       api_description=words.API_PREDICT, **MODEL_QUEUE)
 
     def _served(self, which: list[Any]) -> Served:
         return self.models.get(which[0], self.first) if self.which and which else self.first

@@ -31,20 +31,20 @@ class Served:
             scores = run.scores()
             self.task, self.problem_type, self.labels = tasks.get(scores["task"]), scores["problem_type"], tuple(scores["labels"])
             self.folder: Path | None = run.model_dir
+            config = checkpoints.checkpoint_config(str(run.model_dir), None)
         else:
             config = checkpoints.checkpoint_config(source, revision)
             self.task = tasks.get(checkpoints.trained_task(config, source))
             self.labels = _labels(config)
             self.problem_type = _problem_type(config, self.task, len(self.labels))
             self.folder = Path(source) if Path(source).is_dir() else None
+        self.name = Path(source).resolve().name if self.folder else source
+        """What people read: a Hub id as it is, of a path the last part."""
+        self.threshold = float(config.get("hfxfer_threshold") or 0.5) if self.problem_type == MULTI_LABEL else 0.5
+        """Where the app's threshold stands at first: of several labels the model's own."""
         self._model: Any = None
         self._failed = False
         self._there, self._turn = threading.Event(), threading.Lock()
-
-    @property
-    def name(self) -> str:
-        """What people read: a Hub id as it is, of a path the last part."""
-        return Path(self.source).resolve().name if self.folder else self.source
 
     @property
     def is_image(self) -> bool:
@@ -126,13 +126,6 @@ class Served:
     def is_calibrated(self) -> bool:
         """True where training fitted a temperature. Waits for the model."""
         return self.model().predictor.problem.temperature is not None
-
-    @property
-    def threshold(self) -> float:
-        """Where the app's threshold stands at first: of several labels the model's own."""
-        if self.problem_type != MULTI_LABEL or self.folder is None:
-            return 0.5
-        return float(checkpoints.checkpoint_config(str(self.folder), None).get("hfxfer_threshold") or 0.5)
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

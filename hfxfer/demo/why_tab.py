@@ -11,14 +11,13 @@ from hfxfer import console
 from hfxfer.card._text import escaped
 from hfxfer.demo import words
 from hfxfer.demo.answers import probabilities
+from hfxfer.demo.events import AT_ONCE, OWN, WHY_QUEUE
 from hfxfer.demo.inputs import InputBox, named
 from hfxfer.demo.served import Served
 from hfxfer.demo.trust import percent
 from hfxfer.demo.why import Read, Seen, cells, explain_picture, explain_text, overlay
 from hfxfer.tasks._task import REGRESSION
 
-QUEUE = {"concurrency_id": "why", "concurrency_limit": 1}
-OWN = {"api_visibility": "private", "show_progress": "minimal"}
 OPACITY = 0.6
 GRID = 16
 """Places on each side of the heat that /explain returns."""
@@ -47,15 +46,14 @@ class WhyTab:
                 if self.first.is_image:
                     shown: Any = gr.Image(label=words.HEAT, alt_text=words.HEAT_TEXT, interactive=False, buttons=["fullscreen"], format="png")
                     opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label=words.OPACITY)
-                    opacity.change(lambda seen, strength: overlay(seen, strength) if seen else None, [kept, opacity], shown, queue=False,
-                                   api_visibility="private", show_progress="hidden")
+                    opacity.change(lambda seen, strength: overlay(seen, strength) if seen else None, [kept, opacity], shown, **AT_ONCE)
                 else:
                     shown = gr.HighlightedText(label=words.WEIGHTS, show_legend=True)
-        ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **QUEUE, **OWN)
+        ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **WHY_QUEUE, **OWN)
         for_clients = gr.Textbox(value="", visible=False)
         gr.Button(visible=False).click(named(self.explain, [*self.box.names, "label", *(["model"] if which else [])]),
                                        [*self.box.components, for_clients, *which_one], gr.JSON(visible=False), api_name="explain",
-                                       api_description=words.API_EXPLAIN, **QUEUE)
+                                       api_description=words.API_EXPLAIN, **WHY_QUEUE)
 
     def explain(self, *given: Any) -> dict[str, Any]:
         """/explain: the components of the input, a label or nothing, the model's name where there are several."""
@@ -107,7 +105,8 @@ class WhyTab:
             found = probabilities(record)
             return max(found, key=found.__getitem__)
         for each in record["entities"]:
-            return next(name for name in (f"B-{each['entity']}", each["entity"], f"I-{each['entity']}", f"S-{each['entity']}") if name in served.labels)
+            kinds = (f"B-{each['entity']}", each["entity"], f"I-{each['entity']}", f"S-{each['entity']}")
+            return next(name for name in kinds if name in served.labels)
         return ""
 
 
@@ -116,12 +115,14 @@ def sentence(label: str, found: Seen | Read) -> str:
     named = {"label": escaped(label), "method": found.method}
     if isinstance(found, Read):
         ranked = sorted(found.words, key=lambda word: -abs(word[3]))[:MOST_WORDS]
-        return words.WHY_WORDS.format(**named, words=", ".join(words.WHY_WORD.format(word=escaped(word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked))
+        said = [words.WHY_WORD.format(word=escaped(word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked]
+        return words.WHY_WORDS.format(**named, words=", ".join(said))
     shares = cells(found.heat, 3)
     if not found.heat.any():
         return words.WHY_PICTURE_NOTHING.format(**named)
     ranked = sorted(((shares[row][column], words.PLACES[row][column]) for row in range(3) for column in range(3)), reverse=True)[:2]
-    return words.WHY_PICTURE.format(**named, places=", ".join(words.SHARE_OF_PLACE.format(place=place, share=percent(share)) for share, place in ranked))
+    places = [words.SHARE_OF_PLACE.format(place=place, share=percent(share)) for share, place in ranked]
+    return words.WHY_PICTURE.format(**named, places=", ".join(places))
 
 
 def marked(found: Read, text: str) -> list[tuple[str, float | None]]:
