@@ -129,8 +129,6 @@ def train(positional: list[str], flags: dict[str, Any]) -> int | None:
 def ladder(positional: list[str], flags: dict[str, Any]) -> int | None:
     actions = {name: flags.pop(name, False) for name in ("resume", "overwrite")} | {"budget": flags.pop("budget", None)}
     recipe = _recipe(positional, flags, "ladder")
-    if recipe.push_to_hub:
-        raise RecipeError("push_to_hub is true, and ladder does not push. Leave it out; when it is done: hfxfer push RUN --hub_model_id NAME/REPO")
     from hfxfer.climbing import ladder as climb
     from hfxfer.rungs import table
 
@@ -220,7 +218,8 @@ def predict(positional: list[str], flags: dict[str, Any]) -> None:
         for line in tables_out.lines(records):
             console.fact(line)
     console.emit({"predictions": records})
-    console.talk(f"next: hfxfer evaluate {shlex.quote(source)} --data D --split test says how far to trust them")
+    revision = f" --revision {shlex.quote(flags['revision'])}" if "revision" in flags else ""
+    console.talk(f"next: hfxfer evaluate {shlex.quote(source)} --data D --split test{revision} says how far to trust them")
 
 
 def compare(positional: list[str], flags: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ def ladder(recipe: Recipe | None = None, /, *, budget: str | None = None, overwr
     what is left is not begun. With `resume`, finished rungs are not trained again. Raises RefusedError or WorkError, as `train`.
     """
     recipe, source = training.given(recipe, settings)
+    if recipe.push_to_hub:
+        raise RecipeError("push_to_hub is true, and ladder does not push. Leave it out; when it is done: hfxfer push RUN --hub_model_id NAME/REPO")
     budget_seconds(budget)
     root = Run(recipe.output_dir)
     if not resume:
