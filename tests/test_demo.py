@@ -135,7 +135,8 @@ def test_a_text_longer_than_the_model_takes_is_said_to_be_cut(opened):
 # --- answers, by hand ---------------------------------------------------------------------------------------------------
 
 RECORD = {"label": "a", "score": 0.6, "score_a": 0.6, "score_b": 0.4}
-TAGGED = {"entities": [{"entity": "PER", "score": 0.9, "word": "Ada L", "start": 0, "end": 5}, {"entity": "LOC", "score": 0.3, "word": "Rome", "start": 9, "end": 13}]}
+TAGGED = {"entities": [{"entity": "PER", "score": 0.9, "word": "Ada L", "start": 0, "end": 5},
+                       {"entity": "LOC", "score": 0.3, "word": "Rome", "start": 9, "end": 13}]}
 
 
 def test_an_answer_below_the_threshold_is_not_sure():
@@ -159,7 +160,8 @@ def test_a_number_is_told_with_or_without_its_interval():
 
 def test_entities_are_marked_in_the_text_and_unsure_ones_bear_a_question_mark():
     text = " Ada  L in\tRome"
-    assert answers.entities(TAGGED, text) == [{"entity": "PER", "start": 1, "end": 7, "score": 0.9}, {"entity": "LOC", "start": 11, "end": 15, "score": 0.3}]
+    assert answers.entities(TAGGED, text) == [{"entity": "PER", "start": 1, "end": 7, "score": 0.9},
+                                              {"entity": "LOC", "start": 11, "end": 15, "score": 0.3}]
     assert answers.highlighted(TAGGED, 0.5, text) == [(" ", None), ("Ada  L", "PER"), (" in\t", None), ("Rome", "LOC?")]
     assert answers.verdict(TAGGED, "tags", 0.5, text) == "- **Ada L**: PER, 90 %\n- Rome: perhaps LOC, 30 %"
     assert answers.verdict({"entities": []}, "tags", 0.5, "a") == "**Nothing was found.**"
@@ -175,7 +177,8 @@ def test_labels_and_texts_are_no_markup():
 
 def test_coverage_and_accuracy_by_hand():
     found = trust.Measured("single_label_classification", np.asarray([0.9, 0.8, 0.6, 0.4]), np.asarray([True, True, False, True]), 4, 4)
-    assert found.at(0.6) == pytest.approx({"num_rows": 4, "given": 3, "coverage": 0.75, "accuracy": 2 / 3, "low": 0.2076596, "high": 0.9385081, "recall": 0.5})
+    assert found.at(0.6) == pytest.approx({"num_rows": 4, "given": 3, "coverage": 0.75, "accuracy": 2 / 3,
+                                           "low": 0.2076596, "high": 0.9385081, "recall": 0.5})
     assert found.sentence(0.6) == ("At 60 %, measured on 4 test rows: sure about 75 % of them, and right in 67 % of those "
                                    "(95 % interval 21 % to 94 %).")
     assert found.sentence(0.95) == "At 95 %, measured on 4 test rows: sure about none of them."
@@ -205,7 +208,8 @@ def test_entities_are_right_where_type_and_borders_are(made):
     assert found["accuracy"] == pytest.approx(score) if found["given"] else not score
 
 
-@pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (1, "100 %"), (0.97, "97 %"), (0.997, "99.7 %"), (0.9999, "> 99.9 %"), (0.003, "0.3 %"), (1e-9, "< 0.1 %")])
+@pytest.mark.parametrize(("share", "text"), [(0, "0 %"), (1, "100 %"), (0.97, "97 %"),
+                                              (0.997, "99.7 %"), (0.9999, "> 99.9 %"), (0.003, "0.3 %"), (1e-9, "< 0.1 %")])
 def test_a_percentage_never_says_all_or_nothing_of_less(share, text):
     assert trust.percent(share) == text
 
@@ -223,14 +227,16 @@ def bomb(folder, side=60_000):
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     path = folder / "bomb.png"
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(b"0" * 99)) + chunk(b"IEND", b""))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"0" * 99)) + chunk(b"IEND", b""))
     return path
 
 
 def hostile_files(folder):
     """(path, the sentence that refuses it)."""
     allowed = words.NOT_A_PICTURE.format(allowed=", ".join(limits.FORMATS))
-    written = {"a.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "b.png": b"<html><script>alert(1)</script></html>",
+    written = {"a.svg": b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>',
+               "b.png": b"<html><script>alert(1)</script></html>",
                "c.jpg": b"", "d.png": b"\0" * 500, "e.eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"}
     for name, content in written.items():
         (folder / name).write_bytes(content)
@@ -270,7 +276,8 @@ def test_a_transparent_palette_picture_is_what_training_would_see(tmp_path):
     assert found.tobytes() == open_image(str(tmp_path / "a.png")).tobytes() and found.mode == "RGB"
 
 
-@pytest.mark.parametrize(("text", "sentence"), [("", "There is no text. Write something first."), (" \n\t", "There is no text. Write something first."),
+@pytest.mark.parametrize(("text", "sentence"), [("", "There is no text. Write something first."),
+                                                (" \n\t", "There is no text. Write something first."),
                                                 ("x" * 20_001, "That text has 20,001 characters. At most 20,000 are taken; nothing was cut.")])
 def test_an_empty_or_endless_text_is_refused(opened, text, sentence):
     with pytest.raises(AppError) as caught:
@@ -534,7 +541,8 @@ def test_the_card_is_shown_without_metadata_and_pictures_from_elsewhere(made, tm
     from hfxfer.demo import facts
 
     shutil.copy(made("texts").model_dir / "config.json", tmp_path / "config.json")
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n\n# A\n![x](http://x.y/z.png) b <IMG src=x onerror='y'>\n<!-- c -->\n", encoding="utf-8")
+    text = "---\nlicense: mit\n---\n\n# A\n![x](http://x.y/z.png) b <IMG src=x onerror='y'>\n<!-- c -->\n"
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
     assert facts.card(Served(str(tmp_path))) == "# A\n b"
     shown = next(block for block in pages(tmp_path) if isinstance(block, gr.Markdown) and "# A" in block.value)
     assert shown.sanitize_html

@@ -23,7 +23,8 @@ def test_an_app_from_a_hub_id(client, hub, tmp_path):  # noqa: F811
 
     torch.manual_seed(0)
     bert_checkpoint(tmp_path / "bert")
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert", id2label={0: "good", 1: "<b>bad</b>"}, label2id={"good": 0, "<b>bad</b>": 1})
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert", id2label={0: "good", 1: "<b>bad</b>"},
+                                                               label2id={"good": 0, "<b>bad</b>": 1})
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tmp_path / "bert").save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# A card\n", encoding="utf-8")
@@ -31,7 +32,8 @@ def test_an_app_from_a_hub_id(client, hub, tmp_path):  # noqa: F811
     home = tmp_path / "demo-home"
     home.mkdir()
     environment = {**hub.environment(home, None), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "hfxfer", "demo", "me/x"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "hfxfer", "demo", "me/x"], env=environment, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
     try:
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), process.stderr.read() if process.poll() is not None else address

@@ -116,7 +116,8 @@ def test_a_reported_picture_is_training_data(made, both):
     assert open_image(str(folder / name)).tobytes() == open_image(picture(made("one"))).tobytes()
 
 
-@pytest.mark.parametrize(("right", "sentence"), [("<b>", "<b> is no label of this model. Allowed: digit 0, digit 1, digit 2."), (None, "Say what is right first.")])
+@pytest.mark.parametrize(("right", "sentence"), [
+    ("<b>", "<b> is no label of this model. Allowed: digit 0, digit 1, digit 2."), (None, "Say what is right first.")])
 def test_what_is_no_label_is_refused(made, both, right, sentence):
     with pytest.raises(AppError) as caught:
         both[0].predict(handle_file(picture(made("one"))), right, api_name="/flag")
@@ -165,6 +166,25 @@ def test_reports_end_at_a_number(made, tmp_path, monkeypatch):
     kept.keep({"text": "a"}, 1)
     with pytest.raises(gr.Error, match="No more than 1 reports are taken, and there are as many."):
         kept.keep({"text": "b"}, 1)
+
+
+def test_models_of_one_name_are_told_apart_by_their_paths(made, tmp_path):
+    import shutil
+
+    shutil.copytree(made("one").model_dir, tmp_path / "one")
+    sources = [str(made("one").folder), str(tmp_path / "one")]
+    assert list(demo.served(sources, None)) == sources
+    assert list(demo.served([sources[0], str(made("two").folder)], None)) == ["one", "two"]
+
+
+def test_the_threshold_of_several_labels_is_the_models_own(made, tmp_path):
+    import shutil
+
+    assert Served(str(made("labels").folder)).threshold == 0.5
+    shutil.copytree(made("labels").model_dir, tmp_path / "own")
+    config = json.loads((tmp_path / "own" / "config.json").read_text())
+    (tmp_path / "own" / "config.json").write_text(json.dumps({**config, "hfxfer_threshold": 0.3}))
+    assert Served(str(tmp_path / "own")).threshold == 0.3
 
 
 def test_without_a_folder_nobody_can_report(made):
