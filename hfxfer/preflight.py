@@ -141,7 +141,7 @@ class Check:
             loaded = serving.load(run.model_dir, task=predictor.task.name, device=str(next(model.parameters()).device),
                                   trust_remote_code=predictor.recipe.trust_remote_code).predictor
             _, again = _answered(dataclasses.replace(loaded, problem=predictor.problem, recipe=predictor.recipe), few)
-        if not again.allclose(logits, rtol=publishing.TOLERANCE, atol=publishing.TOLERANCE, equal_nan=True):
+        if not publishing.is_close(again, logits):
             raise RefusedError(f"the model gives other logits once it is saved and loaded again: they differ by {(again - logits).abs().max():.2g}. "
                                "Choose another --model")
 

@@ -17,8 +17,9 @@ from typing import Any
 from hfxfer import card, leaks, tasks
 from hfxfer.card._facts import is_hub_id
 from hfxfer.card._merge import split_metadata
-from hfxfer.checkpoints import quiet_libraries
+from hfxfer.checkpoints import check_words, quiet_libraries
 from hfxfer.errors import RunError
+from hfxfer.fetching import Pinned
 from hfxfer.optional import require
 from hfxfer.run import Run, write_text
 from hfxfer.values import shown
@@ -31,8 +32,8 @@ PICKLES = (".pkl", ".pickle", ".pt", ".pth", ".ckpt", ".joblib", ".bin")
 
 PICTURE_SIZE = 64
 SENTENCE = "Ada Smith lives in Paris."
-TOLERANCE = 1e-4
-"""Of logits, relative and absolute: in fp32 the same network differs by 1e-6 between two ways of calling it."""
+TOLERANCE, ROUNDING = 1e-4, 1e-5
+"""Of logits: relative to the largest of them, and what small ones may differ by. In fp32 two ways of calling a network differ by 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,12 +197,20 @@ def prove(run: Run) -> tuple[str, ...]:
     for library, (logits, labels) in answers.items():
         if not logits.isfinite().all():
             raise RunError(f"{run.model_dir} gives answers that are no numbers in {library}. Train the Run again")
-        if logits.shape != first[0].shape or not logits.allclose(first[0], rtol=TOLERANCE, atol=TOLERANCE):
+        if not is_close(logits, first[0]):
             apart = f"by {(logits - first[0]).abs().max():.2g}" if logits.shape == first[0].shape else f"in shape: {tuple(logits.shape)}"
             raise RunError(f"{run.model_dir} gives other logits in {library} than in transformers: they differ {apart}. Train the Run again")
         if named and logits.ndim == 2 and labels != named:  # one answer a row: tags of words have scores by kind of entity
             raise RunError(f"{run.model_dir} has labels in {library} other than those of scores.json: {shown(labels)}. Train the Run again")
     return tuple(answers)
+
+
+def is_close(logits: Any, expected: Any) -> bool:
+    """Whether two tensors of logits are those of one network. Numbers that are none are equal."""
+    if logits.shape != expected.shape:
+        return False
+    room = max(ROUNDING, TOLERANCE * float(expected.nan_to_num().abs().max()))
+    return logits.allclose(expected, rtol=0, atol=room, equal_nan=True)
 
 
 def _by_transformers(run: Run, task: Any, trust: bool) -> tuple[Any, list[str]]:
@@ -214,6 +223,7 @@ def _by_transformers(run: Run, task: Any, trust: bool) -> tuple[Any, list[str]]:
         model, info = getattr(transformers, task.auto_model).from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=trust, output_loading_info=True)
         processor = getattr(transformers, task.auto_processor).from_pretrained(folder, trust_remote_code=trust)
+        check_words(processor, folder, Pinned())
         if info["missing_keys"]:
             raise RunError(f"model.safetensors lacks {', '.join(sorted(info['missing_keys'])[:leaks.MAX_SHOWN])}")
         given = _picture(run, _channels(model.config)) if task.auto_processor == "AutoImageProcessor" else _sentence(run)

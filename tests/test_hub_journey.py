@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import hub_metadata
 import pytest
@@ -134,24 +135,55 @@ def test_a_trained_model_predicts_the_same_from_the_hub(hub, worker, trained, ki
     assert said["apart"][:2] == [0, 0] and max(said["apart"]) < 1e-5 and said["labels"] == [labels, labels]
 
 
-def test_with_xet_it_is_the_same(worker, trained, tmp_path):
-    """And for somebody without a token."""
+@pytest.fixture(scope="module")
+def xet(tmp_path_factory):
+    """A Hub that offers Xet, and a worker whose client uses it."""
     pytest.importorskip("hf_xet")
-    run, home = trained("token"), tmp_path / "worker"
-    before = worker("predict", run, *inputs(worker, "token"))
-    home.mkdir()
-    with HubServer(tmp_path / "hub", offers_xet=True) as hub:
+    with HubServer(tmp_path_factory.mktemp("hub"), offers_xet=True) as hub:
         hub.add_user("me")
-        with Worker(hub, home) as other:
-            push(other, run, "token")
-            assert len(hub.repo("me/token").pushes) == 1 and hub.asked("/_cas/v1/xorbs/*", "POST") and not hub.asked("/_lfs/*")
-            assert {name: content for name, content in hub.repo("me/token").files().items() if name != ".gitattributes"} == contents(run / "model")
-            other.forget()
-            hub.clear()
-            after = other("predict", "me/token", *inputs(worker, "token"), token=None)
-            assert (after.code, after.out) == (0, before.out), after.talk
-            assert hub.asked("/_xorb/*") and not hub.asked("/_cdn/*") and hub.leaks(other.token) == []
-            assert not any("hf_" in request.headers.get("authorization", "") for request in hub.asked())
+        with Worker(hub, tmp_path_factory.mktemp("worker")) as worker:
+            yield hub, worker
+
+
+def test_with_xet_it_is_the_same(worker, trained, xet):
+    """And for somebody without a token."""
+    (hub, other), run = xet, trained("token")
+    before = worker("predict", run, *inputs(worker, "token"))
+    push(other, run, "token")
+    assert len(hub.repo("me/token").pushes) == 1 and hub.asked("/_cas/v1/xorbs/*", "POST") and not hub.asked("/_lfs/*")
+    assert {name: content for name, content in hub.repo("me/token").files().items() if name != ".gitattributes"} == contents(run / "model")
+    other.forget()
+    hub.clear()
+    after = other("predict", "me/token", *inputs(worker, "token"), token=None)
+    assert (after.code, after.out) == (0, before.out), after.talk
+    assert hub.asked("/_xorb/*") and not hub.asked("/_cdn/*") and hub.leaks(other.token) == []
+    assert not any("hf_" in request.headers.get("authorization", "") for request in hub.asked())
+
+
+@pytest.mark.parametrize("number, path, what", [(1, "/_cas/v1/xorbs/*", 503), (2, "*/xet-write-token/main", 500), (3, "*/commit/main", "drop"),
+                                                (4, "*/commit/main", "lost")])
+def test_with_xet_what_passes_is_waited_out(trained, xet, tmp_path, number, path, what):
+    from safetensors.numpy import load_file, save_file
+
+    hub, other = xet
+    run = shutil.copytree(trained("token"), tmp_path / "run")
+    weights = run / "model" / "model.safetensors"
+    save_file({name: values + number for name, values in load_file(weights).items()}, weights, {"format": "pt"})  # Xet sends no content twice
+    hub.clear()
+    hub.fail(path, what)
+    done = other("push", run, "--hub_model_id", f"me/xet-{number}", "--license", "mit", "--yes")
+    assert done.code == 0 and len(hub.repo(f"me/xet-{number}").pushes) == 1, done.talk
+    assert {name: content for name, content in hub.repo(f"me/xet-{number}").files().items() if name != ".gitattributes"} == contents(run / "model")
+
+
+def test_a_client_with_xet_is_told_that_the_server_has_none(trained, tmp_path):
+    pytest.importorskip("hf_xet")
+    with HubServer(tmp_path / "hub") as hub:
+        hub.add_user("me")
+        with Worker(hub, tmp_path, HF_HUB_DISABLE_XET="") as other:
+            done = other("push", trained("token"), "--hub_model_id", "me/token", "--license", "mit", "--yes")
+    assert done.code == 1 and ("error: sending to me/token failed: the server has no Xet storage, which the client uses where hf_xet is installed. "
+                               "Set HF_HUB_DISABLE_XET=1\n") in done.talk
 
 
 # --- models that timm itself pushed ------------------------------------------------------------------------------------

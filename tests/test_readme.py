@@ -21,6 +21,9 @@ README = CHECKOUT / "README.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SET_UP = ("pip install -e . && hfxfer quickstart", 'pip install -e ".[test]" && pytest')
 LANGUAGES = {"bash", "python", "text", "toml"}
+ANSWERS = {"check": ["--license", "apache-2.0"], "push": ["--yes"], "space": ["--yes"]}
+"""Commands that ask the Hub, and what a person would answer: nobody sits here, and the tiny checkpoint has no licence."""
+
 TIMM_ID, BERT_ID = "timm/resnet50.a1_in1k", "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -125,12 +128,22 @@ def reader(tmp_path_factory):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def hub(reader):
+    """A Hub of the test's own, with the reader as its user."""
+    from hub_server import HubServer
+
+    with HubServer(reader / "hub") as server:
+        server.add_user("me")
+        yield server
+
+
 @pytest.mark.parametrize("language, text", STEPS, ids=[re.sub(r"\W+", "-", text)[:60] for _, text in STEPS])
-def test_runs(language, text, reader, monkeypatch, capsys):
+def test_runs(language, text, reader, hub, monkeypatch, capsys):
     monkeypatch.chdir(reader)
     text = text.replace(TIMM_ID, str(reader / "tiny-timm")).replace(BERT_ID, str(reader / "tiny-bert"))
     if language == "bash":
-        run_command(shlex.split(text), reader, capsys)
+        run_command(shlex.split(text), reader, hub, capsys)
     elif text.startswith("# file: "):
         add_task(text, reader, monkeypatch, capsys)
     else:
@@ -138,7 +151,7 @@ def test_runs(language, text, reader, monkeypatch, capsys):
         assert capsys.readouterr().out.strip()
 
 
-def run_command(words: list[str], reader: Path, capsys) -> None:
+def run_command(words: list[str], reader: Path, hub, capsys) -> None:
     """One command line: hfxfer's in this process, launchers in their own."""
     if words[0] == "accelerate":
         import torch
@@ -149,8 +162,8 @@ def run_command(words: list[str], reader: Path, capsys) -> None:
         return
     if words[0] == "torchrun":
         out = launched(["torch.distributed.run", *words[1:]], reader)
-    elif words[:2] == ["hfxfer", "push"]:
-        out = pushed(words[1:], reader)
+    elif words[0] == "hfxfer" and words[1] in ANSWERS:
+        out = launched([*words, *ANSWERS[words[1]]], reader, hub.environment(reader / "home", hub.token("me", "write")))
     else:
         assert words[0] == "hfxfer", f"README.md has a command that this test does not know: {words[0]}"
         from hfxfer import cli, console
@@ -167,17 +180,6 @@ def run_command(words: list[str], reader: Path, capsys) -> None:
     if "--on_bad_rows" in words:
         bad = json.loads((reader / words[words.index("--output_dir") + 1] / "data.json").read_text())["bad_rows"]
         assert [row["place"] for row in bad] == ["cat/broken.jpg"]
-
-
-def pushed(words: list[str], reader: Path) -> str:
-    """A push to a Hub of the test's own; the question is answered with --yes, as nobody sits here."""
-    from hub_server import HubServer
-
-    with HubServer(reader / "hub") as hub:
-        hub.add_user("me")
-        out = launched(["hfxfer", *words, "--yes"], reader, hub.environment(reader / "home", hub.token("me", "write")))
-        assert len(hub.repo(words[words.index("--hub_model_id") + 1]).pushes) == 1
-    return out
 
 
 def launched(words: list[str], reader: Path, environment: dict[str, str] | None = None) -> str:
