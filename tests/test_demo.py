@@ -429,6 +429,13 @@ def test_a_table_that_cannot_be_used_is_refused(opened, tmp_path, name, content,
     assert sentence in str(caught.value) and os.environ["GRADIO_TEMP_DIR"] not in str(caught.value)
 
 
+def test_names_of_columns_and_files_are_no_markup_in_an_error(opened, tmp_path):
+    (tmp_path / "a.csv").write_text("<img src=x>,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(AppError) as caught:
+        opened("texts")[0].predict([handle_file(str(tmp_path / "a.csv"))], api_name="/batch")
+    assert str(caught.value) == ("That table cannot be used. column 'text' not found in the inputs. Columns: &lt;img src=x&gt;, b.")
+
+
 def test_no_file_is_said(opened):
     with pytest.raises(AppError, match="There is no file. Upload one or more."):
         opened("texts")[0].predict(None, api_name="/batch")

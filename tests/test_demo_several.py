@@ -117,7 +117,7 @@ def test_a_reported_picture_is_training_data(made, both):
 
 
 @pytest.mark.parametrize(("right", "sentence"), [
-    ("<b>", "<b> is no label of this model. Allowed: digit 0, digit 1, digit 2."), (None, "Say what is right first.")])
+    ("<b>", "&lt;b&gt; is no label of this model. Allowed: digit 0, digit 1, digit 2."), (None, "Say what is right first.")])
 def test_what_is_no_label_is_refused(made, both, right, sentence):
     with pytest.raises(AppError) as caught:
         both[0].predict(handle_file(picture(made("one"))), right, api_name="/flag")

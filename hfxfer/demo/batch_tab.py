@@ -13,6 +13,7 @@ import gradio as gr
 from hfxfer import inputs as sources
 from hfxfer import tables_out
 from hfxfer.demo import answers, limits, words
+from hfxfer.demo.refusals import refusal
 from hfxfer.demo.events import BATCH_QUEUE
 from hfxfer.demo.inputs import as_it_came, named, uploaded
 from hfxfer.demo.served import CHUNK, Served
@@ -98,26 +99,26 @@ class BatchTab:
 def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[str, dict[str, Any]]]:
     """(name, row) of every picture, or of every row of the tables. Raises gr.Error; a picture is looked at when its turn comes."""
     if not files:
-        raise gr.Error(words.NO_FILES, print_exception=False)
+        raise refusal(words.NO_FILES)
     for path, name in files:
         if os.path.getsize(path) > limits.UPLOAD_MB * 10**6:
-            raise gr.Error(words.FILE_TOO_BIG.format(name=name, most=limits.UPLOAD_MB), print_exception=False)
+            raise refusal(words.FILE_TOO_BIG, name=name, most=limits.UPLOAD_MB)
     rows = ([(name, {"image": path}) for path, name in files] if served.is_image else
             [found for path, name in files for found in _table(served, path, name)])
     if len(rows) > limits.BATCH_ROWS:
-        raise gr.Error(words.TOO_MANY_ROWS.format(rows=len(rows), most=limits.BATCH_ROWS), print_exception=False)
+        raise refusal(words.TOO_MANY_ROWS, rows=len(rows), most=limits.BATCH_ROWS)
     return rows
 
 
 def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, Any]]]:
     if not name.lower().endswith(TABLES) or not path.lower().endswith(TABLES):
-        raise gr.Error(words.NO_TABLE.format(name=name, allowed=" ".join(TABLES)), print_exception=False)
+        raise refusal(words.NO_TABLE, name=name, allowed=" ".join(TABLES))
     try:
         split = sources.load_inputs([Path(path)], served.task.columns)
     except DataError as error:
         # Its sentence helps, but neither the folder that uploads lie in nor a flag of the command line does.
         said = str(error).partition(" Say which one")[0].replace(path, name)
-        raise gr.Error(words.TABLE_UNUSABLE.format(said=said), print_exception=False) from error
+        raise refusal(words.TABLE_UNUSABLE, said=said) from error
     rows = split.take(range(split.num_rows)) if split.num_rows <= limits.BATCH_ROWS else [{}] * split.num_rows
     roles = [role for role, column in served.task.columns.items() if not column.target]
     return [(served.task.describe_input(row) if row else "", {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]

@@ -13,9 +13,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from hfxfer.demo import words
+from hfxfer.demo.refusals import refusal
 from hfxfer.demo.served import Served
 from hfxfer.errors import RecipeError
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
@@ -45,7 +44,7 @@ class Flags:
         target = self._target(row, right)
         with self._turn:
             if len(self._known) >= MOST:
-                raise gr.Error(words.FLAGS_FULL.format(most=MOST), print_exception=False)
+                raise refusal(words.FLAGS_FULL, most=MOST)
             line = json.dumps({**self._stored(row), **target}, ensure_ascii=False)
             if line in self._known:
                 return words.ALREADY_KEPT.format(number=len(self._known))
@@ -67,18 +66,18 @@ class Flags:
         """What is right under the role that training looks for, in the form that it takes. Raises gr.Error."""
         kind, labels = self.served.problem_type, self.served.labels
         if right is None or right == "" or right == []:
-            raise gr.Error(words.NO_LABEL_CHOSEN, print_exception=False)
+            raise refusal(words.NO_LABEL_CHOSEN)
         if kind == REGRESSION:
             try:
                 return {"label": float(right)}
             except (TypeError, ValueError) as error:
-                raise gr.Error(words.NO_NUMBER.format(value=str(right)[:80]), print_exception=False) from error
+                raise refusal(words.NO_NUMBER, value=str(right)[:80]) from error
         given = (right if isinstance(right, list) else str(right).split()) if kind == "tags" else right if isinstance(right, list) else [right]
         for name in given:
             if name not in labels:
-                raise gr.Error(words.UNKNOWN_LABEL.format(label=str(name)[:80], allowed=", ".join(labels[:20])), print_exception=False)
+                raise refusal(words.UNKNOWN_LABEL, label=str(name)[:80], allowed=", ".join(labels[:20]))
         if kind == "tags":
             if len(given) != len(row["tokens"]):
-                raise gr.Error(words.TAGS_DIFFER.format(words=len(row["tokens"]), tags=len(given)), print_exception=False)
+                raise refusal(words.TAGS_DIFFER, words=len(row["tokens"]), tags=len(given))
             return {"tags": given}
         return {"label": given if kind == MULTI_LABEL else given[0]}

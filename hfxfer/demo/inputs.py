@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.demo import limits, words
+from hfxfer.demo.refusals import refusal
 from hfxfer.demo.answers import WORD
 from hfxfer.demo.served import Served
 
@@ -26,7 +27,7 @@ def as_it_came(component: type, preprocess: Callable[[Any], Any]) -> Any:
     """
     async def only_files(self: Any, path: Any) -> Any:
         if str(path or "").lower().startswith(("http:", "https:")):
-            raise gr.Error(words.NO_ADDRESS, print_exception=False)
+            raise refusal(words.NO_ADDRESS)
         return await component.async_move_resource_to_block_cache(self, path)  # type: ignore
 
     own = {"preprocess": lambda self, payload: preprocess(payload), "async_move_resource_to_block_cache": only_files, "is_template": True,
@@ -39,7 +40,7 @@ def uploaded(payload: Any) -> str | None:
     if payload is None:
         return None
     if not payload.path or (payload.url or "").startswith("data:"):
-        raise gr.Error(words.NO_ADDRESS, print_exception=False)
+        raise refusal(words.NO_ADDRESS)
     return payload.path
 
 

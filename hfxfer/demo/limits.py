@@ -9,10 +9,9 @@ import os
 import warnings
 from typing import Any
 
-import gradio as gr
-
 from hfxfer import images
 from hfxfer.demo import words
+from hfxfer.demo.refusals import refusal
 from hfxfer.errors import DataError
 
 UPLOAD_MB = 20
@@ -30,9 +29,9 @@ def picture(path: str | None) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     if not path:
-        raise gr.Error(words.NO_PICTURE, print_exception=False)
+        raise refusal(words.NO_PICTURE)
     if os.path.getsize(path) > UPLOAD_MB * 10**6:
-        raise gr.Error(words.PICTURE_TOO_BIG.format(most=UPLOAD_MB), print_exception=False)
+        raise refusal(words.PICTURE_TOO_BIG, most=UPLOAD_MB)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -42,18 +41,18 @@ def picture(path: str | None) -> Any:
         with opened:
             return images.open_image(opened)
     except Image.DecompressionBombError as error:
-        raise gr.Error(words.TOO_MANY_PIXELS.format(most=PIXELS // 10**6), print_exception=False) from error
+        raise refusal(words.TOO_MANY_PIXELS, most=PIXELS // 10**6) from error
     except UnidentifiedImageError as error:
-        raise gr.Error(words.NOT_A_PICTURE.format(allowed=", ".join(FORMATS)), print_exception=False) from error
+        raise refusal(words.NOT_A_PICTURE, allowed=", ".join(FORMATS)) from error
     except (DataError, OSError, SyntaxError, ValueError) as error:
-        raise gr.Error(words.BROKEN_PICTURE, print_exception=False) from error
+        raise refusal(words.BROKEN_PICTURE) from error
 
 
 def text(value: Any, *, required: bool = True) -> str:
     """The text as it is, unless it is empty or longer than CHARACTERS: nothing is cut."""
     value = "" if value is None else str(value)
     if required and not value.strip():
-        raise gr.Error(words.NO_TEXT, print_exception=False)
+        raise refusal(words.NO_TEXT)
     if len(value) > CHARACTERS:
-        raise gr.Error(words.TEXT_TOO_LONG.format(length=len(value), most=CHARACTERS), print_exception=False)
+        raise refusal(words.TEXT_TOO_LONG, length=len(value), most=CHARACTERS)
     return value

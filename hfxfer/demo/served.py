@@ -12,6 +12,7 @@ import gradio as gr
 
 from hfxfer import checkpoints, console, tasks
 from hfxfer.demo import words
+from hfxfer.demo.refusals import refusal
 from hfxfer.errors import HfxferError
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -89,7 +90,7 @@ class Served:
         """The FineTuned, waited for. Raises gr.Error where it could not be loaded."""
         self._there.wait()
         if self._failed:
-            raise gr.Error(words.NOT_LOADED, print_exception=False)
+            raise refusal(words.NOT_LOADED)
         return self._model
 
     @contextlib.contextmanager
@@ -107,12 +108,12 @@ class Served:
         except HfxferError as error:
             # Its text may name files of the server.
             console.warn(f"an input was refused: {error}")
-            raise gr.Error(words.UNUSABLE, print_exception=False) from error
+            raise refusal(words.UNUSABLE) from error
         except gr.Error:
             raise
         except Exception as error:
             console.error(f"predicting failed: {type(error).__name__}: {error}")
-            raise gr.Error(words.FAILED, print_exception=False) from error
+            raise refusal(words.FAILED) from error
 
     def cut_at(self, row: dict[str, Any]) -> int | None:
         """The most tokens the model takes, where this row has more and its end is not read; else None."""

@@ -10,6 +10,7 @@ import gradio as gr
 from hfxfer import console
 from hfxfer.card._text import escaped
 from hfxfer.demo import words
+from hfxfer.demo.refusals import refusal
 from hfxfer.demo.answers import probabilities
 from hfxfer.demo.events import AT_ONCE, OWN, WHY_QUEUE
 from hfxfer.demo.inputs import InputBox, named
@@ -63,7 +64,7 @@ class WhyTab:
         if isinstance(found, Seen):
             return {"label": label, "method": found.method, "heat": cells(found.heat, min(GRID, *found.heat.shape)).tolist()}
         if found is None:
-            raise gr.Error(words.WHY_NOTHING, print_exception=False)
+            raise refusal(words.WHY_NOTHING)
         return {"label": label, "method": found.method,
                 "words": [{"word": word, "start": start, "end": end, "weight": weight} for word, start, end, weight in found.words]}
 
@@ -83,7 +84,7 @@ class WhyTab:
         row = self.box.row(*values)
         chosen = label or self._answered(served, row)
         if served.problem_type != REGRESSION and chosen and chosen not in served.labels:
-            raise gr.Error(words.UNKNOWN_LABEL.format(label=str(chosen)[:80], allowed=", ".join(served.labels[:20])), print_exception=False)
+            raise refusal(words.UNKNOWN_LABEL, label=str(chosen)[:80], allowed=", ".join(served.labels[:20]))
         if not chosen:
             return "", None
         target = 0 if served.problem_type == REGRESSION else served.labels.index(chosen)
@@ -94,7 +95,7 @@ class WhyTab:
                 return chosen, explain_text(model.predictor, row, self.box.text(*values), target)
             except Exception as error:
                 console.error(f"explaining failed: {type(error).__name__}: {error}")
-                raise gr.Error(words.FAILED, print_exception=False) from error
+                raise refusal(words.FAILED) from error
 
     def _answered(self, served: Served, row: dict[str, Any]) -> str:
         """The most probable label; of words, the tag of the first thing found, or nothing; of a number its name."""
