@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hfxfer import console
 from hfxfer.errors import EXIT_DONE, EXIT_REFUSED, RecipeError, RefusedError
 from hfxfer.flags import FORMAT, Command, Flag
-from hfxfer.publish_command import continuing
+from hfxfer.publish_command import continuing, told
 from hfxfer.reporting import report
 
 if TYPE_CHECKING:
@@ -87,11 +86,7 @@ def push_trained(run: Run, recipe: Recipe, yes: bool, result: dict[str, Any]) ->
         done = push(run)
     except (Exception, KeyboardInterrupt) as error:
         return report(error, f"continue with: {same}")
-    for line in (f"verified: {', '.join(done.verified)}", f"sent commit {done.commit}", done.address):
-        console.fact(line)
-    console.emit({**result, "pushed": {name: value for name, value in dataclasses.asdict(done).items() if name != "space"}})
-    branch = f" --revision {shlex.quote(done.revision)}" if recipe.hub_revision else ""
-    console.talk(f"next: hfxfer predict {shlex.quote(done.model_id)} INPUT{branch}")
+    console.emit({**result, "pushed": told(done)})
     return EXIT_DONE
 
 

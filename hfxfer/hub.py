@@ -168,6 +168,13 @@ def token_for(repo_id: str, flag: str = "--hub_model_id") -> str:
 
 def check_account(api: Any, repo_id: str, flag: str = "--hub_model_id") -> None:
     """The token is known and may write in that namespace. Raises RefusedError."""
+    wrong = account_faults(api, repo_id, flag)
+    if wrong:
+        raise RefusedError("\n".join(wrong))
+
+
+def account_faults(api: Any, repo_id: str, flag: str = "--hub_model_id") -> list[str]:
+    """What keeps this token from writing there, a sentence each. Raises RefusedError for a token that the Hub does not know."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -176,16 +183,16 @@ def check_account(api: Any, repo_id: str, flag: str = "--hub_model_id") -> None:
         raise RefusedError(f"{api.endpoint} does not know the token ({said(error)}). {LOGIN}") from error
     name, namespace = who["name"], repo_id.split("/")[0]
     access = (who.get("auth") or {}).get("accessToken") or {}
-    mend = f"Make a token that may write at {api.endpoint}/settings/tokens, and log in with it: hf auth login"
-    if access.get("role") == "read":
-        raise RefusedError(f"the token {access.get('displayName', '')!r} of {name} may only read. {mend}")
+    mend, wrong = f"Make a token that may write at {api.endpoint}/settings/tokens, and log in with it: hf auth login", []
     groups = {group["name"]: group.get("roleInOrg", "write") for group in who.get("orgs", ())}
+    if access.get("role") == "read":
+        wrong.append(f"the token {access.get('displayName', '')!r} of {name} may only read. {mend}")
     if namespace != name and groups.get(namespace, "none") in ("none", "read"):
         mine = ", ".join([name, *(group for group, role in groups.items() if role != "read")])
-        raise RefusedError(f"{name} may not write in {namespace}; allowed: {mine}. Choose another {flag}, or {LOGIN[0].lower()}{LOGIN[1:]}")
-    if access.get("role") == "fineGrained":
-        if "repo.write" not in _granted(access, namespace, repo_id):
-            raise RefusedError(f"the token {access.get('displayName', '')!r} of {name} may not write to {repo_id}. {mend}")
+        wrong.append(f"{name} may not write in {namespace}; allowed: {mine}. Choose another {flag}, or {LOGIN[0].lower()}{LOGIN[1:]}")
+    elif access.get("role") == "fineGrained" and "repo.write" not in _granted(access, namespace, repo_id):
+        wrong.append(f"the token {access.get('displayName', '')!r} of {name} may not write to {repo_id}. {mend}")
+    return wrong
 
 
 def _granted(access: dict[str, Any], *names: str) -> set[str]:

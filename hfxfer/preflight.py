@@ -83,7 +83,10 @@ class Check:
 
             api = HfApi()
             with network.patient():
-                hub.check_account(api, recipe.hub_model_id)
+                wrong = hub.account_faults(api, recipe.hub_model_id)
+                if wrong:
+                    self.faults += wrong
+                    return
                 self.checked.append(f"token: it may write in {recipe.hub_model_id.split('/')[0]}")
                 self.target = _target(api, recipe)
                 self.checked.append(f"repository: {self.target}")

@@ -31,6 +31,11 @@ def push(positional: list[str], flags: dict[str, Any]) -> int | None:
         raise
     except (Exception, KeyboardInterrupt) as error:
         return report(error, f"continue with: {same}")
+    console.emit(told(done))
+
+
+def told(done: Any) -> dict[str, Any]:
+    """Say what a push did and what comes next; the same for --format json."""
     console.fact(f"verified: {', '.join(done.verified)}")
     console.fact(f"{'sent' if done.sent or done.deleted else 'nothing to send: it is all there in'} commit {done.commit}")
     console.fact(done.address)
@@ -39,9 +44,9 @@ def push(positional: list[str], flags: dict[str, Any]) -> int | None:
     if done.space:
         _show_space(done.space)
         found["space"] = _space_object(done.space)
-    console.emit(found)
     branch = f" --revision {shlex.quote(done.revision)}" if done.revision != "main" else ""
     console.talk(f"next: hfxfer predict {shlex.quote(done.model_id)} INPUT{branch}")
+    return found
 
 
 def space(positional: list[str], flags: dict[str, Any]) -> int | None:

@@ -98,7 +98,7 @@ def test_all_faults_come_at_once(hub, hfxfer, place, tmp_path):
     token = hub.token("me", "read")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"model: {place / 'bert'}\ndata: {place / 'alike.jsonl'}\noutput_dir: {there}\nlicense: apache\nlanguage: English\nseed: -1\n"
-                      "hub_model_id: me/faults\nhub_strategy: checkpoint\n")
+                      "hub_model_id: she/faults\nhub_strategy: checkpoint\n")
     done = hfxfer("check", recipe, "--format", "json", token=token)
     assert done.code == 2, done.talk
     licences = "https://huggingface.co/docs/hub/repositories-licenses, such as apache-2.0, mit, bsd-3-clause, cc-by-4.0, cc-by-nc-4.0, other"
@@ -109,6 +109,7 @@ def test_all_faults_come_at_once(hub, hfxfer, place, tmp_path):
         "language is 'English'; allowed: ISO 639 codes of two or three small letters such as en, or code, multilingual. Say which: --language CODE",
         f"license is 'apache'; allowed: an identifier of {licences}. Say which: --license LICENCE",
         f"the token 'test' of me may only read. Make a token that may write at {hub.endpoint}/settings/tokens, and log in with it: hf auth login",
+        "me may not write in she; allowed: me, acme. Choose another --hub_model_id, or log in with: hf auth login (or set HF_TOKEN)",
         f"{there} is not empty and holds no run. Choose another --output_dir",
         "column 'label' has one class only: 'good'. A classifier needs two or more"]
     assert found == {"checked": [], "not_asked": [], "questions": []}
