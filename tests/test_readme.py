@@ -10,8 +10,11 @@ import json
 import os
 import re
 import shlex
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -138,16 +141,42 @@ def hub(reader):
         yield server
 
 
+@pytest.fixture(scope="module")
+def app(reader):
+    """Starts the command that serves an app, at a free port in place of the usual one, and ends it at last."""
+    started = []
+
+    def start(words: list[str] = ()) -> str:
+        if words:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            with open(reader / "app.log", "w") as log:
+                process = subprocess.Popen([sys.executable, "-m", *words, "--port", str(port)], cwd=reader, stdout=log, stderr=log,
+                                           env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"})
+            started.append((process, f"http://127.0.0.1:{port}"))
+            while f"{started[-1][1]}/\n" not in (reader / "app.log").read_text():
+                assert process.poll() is None, (reader / "app.log").read_text()
+                time.sleep(0.2)
+        return started[-1][1] if started else ""
+
+    yield start
+    for process, _ in started:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
 @pytest.mark.parametrize("language, text", STEPS, ids=[re.sub(r"\W+", "-", text)[:60] for _, text in STEPS])
-def test_runs(language, text, reader, hub, monkeypatch, capsys):
+def test_runs(language, text, reader, hub, app, monkeypatch, capsys):
     monkeypatch.chdir(reader)
     text = text.replace(TIMM_ID, str(reader / "tiny-timm")).replace(BERT_ID, str(reader / "tiny-bert"))
     if language == "bash":
-        run_command(shlex.split(text), reader, hub, capsys)
+        words = shlex.split(text)
+        app(words) if words[:2] == ["hfxfer", "demo"] else run_command(words, reader, hub, capsys)
     elif text.startswith("# file: "):
         add_task(text, reader, monkeypatch, capsys)
     else:
-        exec(compile(text, str(README), "exec"), {"__name__": "__main__"})
+        exec(compile(text.replace("http://127.0.0.1:7860", app()), str(README), "exec"), {"__name__": "__main__"})
         assert capsys.readouterr().out.strip()
 
 
@@ -163,7 +192,7 @@ def run_command(words: list[str], reader: Path, hub, capsys) -> None:
     if words[0] == "torchrun":
         out = launched(["torch.distributed.run", *words[1:]], reader)
     elif words[0] == "hfxfer" and words[1] in ANSWERS:
-        out = launched([*words, *ANSWERS[words[1]]], reader, hub.environment(reader / "home", hub.token("me", "write")))
+        out = launched([*words, *(ANSWERS[words[1]] if "--hub_model_id" in words or "--hub_space_id" in words else [])], reader, hub.environment(reader / "home", hub.token("me", "write")))
     else:
         assert words[0] == "hfxfer", f"README.md has a command that this test does not know: {words[0]}"
         from hfxfer import cli, console

@@ -95,6 +95,7 @@ def test_all_that_a_run_writes_is_removed_by_overwriting(run):
     (run.folder / "examples").mkdir()
     (run.folder / "rungs").mkdir()
     run.write_json("ladder.json", {})
+    run.write_json("pushed.json", {})
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(OWN_FILES)
     run.claim(overwrite=True, resume=False)
     run.create()
