@@ -6,9 +6,11 @@ no time-out; a Retry-After is slept in full, an hour too; faults of the network 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,26 +36,46 @@ TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 LOGIN = "Log in with: hf auth login (or set HF_TOKEN)"
 
 
+class _Patience:
+    """Whether a context of patient() is open, nested or in several threads, and who made the client's connections before the first."""
+
+    lock, contexts, before = threading.Lock(), 0, None
+
+
 @contextmanager
 def patient() -> Iterator[None]:
-    """The client's connection with an end to its waiting: for an answer, and for what a Retry-After asks for.
+    """The client's connections with an end to their waiting: for an answer, and for what a Retry-After asks for.
 
-    huggingface_hub 2.4 sets no time-out for commits and sleeps a Retry-After in full, an hour too.
+    Of each connection that is made within it: huggingface_hub 2.4 makes a new one after each that could not be made (`http_backoff`).
     """
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http  # 2.4 has no public name for the factory in use, which may be the user's own
+
+    with _Patience.lock:
+        _Patience.contexts += 1
+        if _Patience.contexts == 1:
+            _Patience.before = _http._GLOBAL_CLIENT_FACTORY
+            set_client_factory(functools.partial(_bounded, _Patience.before))
+    try:
+        yield
+    finally:
+        with _Patience.lock:
+            _Patience.contexts -= 1
+            if _Patience.contexts == 0:
+                set_client_factory(_Patience.before)
+
+
+def _bounded(make: Callable[[], Any]) -> Any:
+    """A client as `make` gives it, with an end to its waiting."""
 
     def refuse(answer: Any) -> None:
         if answer.status_code in TRANSIENT and (wanted := _asked_for(answer)) > LONGEST_WAIT:
             raise WorkError(_too_long(wanted, answer.status_code))
 
-    session = get_session()
-    hooks, timeout = session.event_hooks, session.timeout
-    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), refuse]}
-    session.timeout = LONGEST_ANSWER
-    try:
-        yield
-    finally:
-        session.event_hooks, session.timeout = hooks, timeout
+    client = make()
+    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", ()), refuse]}
+    client.timeout = LONGEST_ANSWER
+    return client
 
 
 def asked(what: str, ask: Callable[[], T], *expected: type[Exception]) -> T:

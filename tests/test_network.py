@@ -4,7 +4,9 @@ import json
 
 import httpx2
 import pytest
+from huggingface_hub import close_session, get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import _http
 
 from hfxfer import network
 from hfxfer.errors import RefusedError, RunError, WorkError
@@ -100,15 +102,55 @@ def test_an_error_is_said_in_a_line_without_addresses():
         "status 503: Service Unavailable", "status 412: late", "status 599", "OSError", "OSError: a"]
 
 
-def test_within_patience_an_answer_has_an_end_and_after_it_all_is_as_before():
-    from huggingface_hub.utils import get_session
+@pytest.fixture
+def factory():
+    """A user's own maker of the client's connections, in use while the test runs."""
+    def own():
+        return httpx2.Client(headers={"made-by": "user"}, event_hooks={"response": [lambda answer: None]}, timeout=None)
 
+    before = _http._GLOBAL_CLIENT_FACTORY
+    set_client_factory(own)
+    yield own
+    set_client_factory(before)
+
+
+def is_bounded():
+    """Whether a connection of the client waits for an answer, and for what is asked, no longer than hfxfer does."""
     session = get_session()
-    before = (session.timeout, session.event_hooks)
+    assert session.headers["made-by"] == "user"
+    if session.timeout.read is None and len(session.event_hooks["response"]) == 1:
+        return False
+    assert session.timeout.read == network.LONGEST_ANSWER and len(session.event_hooks["response"]) == 2
+    return True
+
+
+def test_within_patience_what_is_asked_to_wait_has_an_end(factory):
     with pytest.raises(WorkError, match="hfxfer waits 1 min 00 s at most"), network.patient():
-        assert session.timeout.read == network.LONGEST_ANSWER
-        refuse = session.event_hooks["response"][-1]
+        assert is_bounded()
+        refuse = get_session().event_hooks["response"][-1]
         for status, seconds in ((200, "3600"), (429, "60"), (404, "3600")):
             refuse(httpx2.Response(status, headers={"Retry-After": seconds}))
         refuse(httpx2.Response(429, headers={"Retry-After": "3600"}))
-    assert (session.timeout, session.event_hooks) == before
+    assert not is_bounded() and _http._GLOBAL_CLIENT_FACTORY is factory
+
+
+def test_patience_outlasts_a_connection_that_the_client_gives_up(factory):
+    assert not is_bounded()
+    with network.patient():
+        assert is_bounded()
+        close_session()  # as http_backoff does after each ConnectError
+        assert is_bounded()
+        with network.patient():
+            assert is_bounded()
+        assert is_bounded()
+    assert not is_bounded() and _http._GLOBAL_CLIENT_FACTORY is factory
+
+
+def test_patience_of_two_threads_ends_with_the_later_one(factory):
+    first, second = network.patient(), network.patient()  # what two threads do, in the order in which neither encloses the other
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert is_bounded()
+    second.__exit__(None, None, None)
+    assert not is_bounded()
