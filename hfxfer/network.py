@@ -149,7 +149,7 @@ def refusal(error: Exception, what: str) -> Exception:
     if isinstance(error, HfxferError):
         return error
     if status_of(error) in (401, 403):
-        return RefusedError(f"{what} is not allowed ({said(error)}). {LOGIN}, with a token that may write; nothing was changed")
+        return RefusedError(f"{what} is not allowed ({said(error)}). {LOGIN}, with a token that may write")
     if "xet-write-token" in str(error) and "404" in str(error):
         return WorkError(f"{what} failed: the server has no Xet storage, which the client uses where hf_xet is installed. Set HF_HUB_DISABLE_XET=1")
     return WorkError(f"{what} failed: {said(error)}")

@@ -419,7 +419,7 @@ def test_a_token_that_is_demoted_meanwhile(hub, push):
     done = push()
     assert done.code == 2 and error_of(done) == (
         f"sending to {push.id} is not allowed (status 403: you must use a write token to upload to a repository). "
-        "Log in with: hf auth login (or set HF_TOKEN), with a token that may write; nothing was changed")
+        "Log in with: hf auth login (or set HF_TOKEN), with a token that may write")
 
 
 def test_a_licence_that_was_once_given_stays_given(hub, hfxfer, push):

@@ -70,7 +70,7 @@ def test_more_than_a_minute_is_not_waited(slept):
 def test_what_will_come_again_is_not_asked_again(slept):
     for error, kind, text in (
             (failure(403, "read only"), RefusedError, "asking is not allowed (status 403: read only). Log in with: hf auth login (or set HF_TOKEN), "
-             "with a token that may write; nothing was changed"),
+             "with a token that may write"),
             (failure(404, "gone"), WorkError, "asking failed: status 404: gone"),
             (ValueError("odd\nline"), WorkError, "asking failed: ValueError: odd"),
             (RunError("ours"), RunError, "ours")):
