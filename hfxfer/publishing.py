@@ -40,7 +40,6 @@ TOLERANCE, ROUNDING = 1e-4, 1e-5
 class Package:
     """files: path in model/ → bytes, sorted. left_out: hidden files, which are never sent. card: as it was written."""
 
-    run: Run
     files: dict[str, int]
     left_out: tuple[str, ...]
     card: card.Card
@@ -66,7 +65,7 @@ def pack(run: Run, *, model_id: str, allow: Iterable[str] = (), secrets: Iterabl
     faults = [*card.faults(written.metadata, written.text), *_told(stopping)]
     if faults:
         raise RunError(_all(run, faults))
-    return Package(run, files, left_out, written)
+    return Package(files, left_out, written)
 
 
 def shows_examples(run: Run) -> bool:
