@@ -41,7 +41,7 @@ def in_the_way(run: Run) -> list[str]:
     with suppress(OSError, ValueError, KeyError, TypeError):
         if json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["script"]:
             return []
-    sent = [f"model/{name}" for name in publishing.listing(run.model_dir)[0] if name != "README.md" and not _is_own(name)]
+    sent = [f"model/{name}" for name in publishing.listing(run.model_dir)[0] if name != "README.md"]
     return [name for name in WRITTEN if (run.folder / name).exists()] + sent
 
 

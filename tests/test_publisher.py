@@ -272,6 +272,19 @@ said["later"] = refused(lambda: TransferTrainer(model=model, args=quiet, process
     assert not hub.asked()
 
 
+def test_a_model_that_somebody_saved_where_the_runs_would_be_is_not_replaced(hub, script):
+    said = script("""
+loaded(base)[0].save_pretrained(out + "/model")
+before = Path(out, "model", "model.safetensors").read_bytes()
+said["refused"] = refused(lambda: trainer(arguments(push_to_hub=True)))
+said["kept"] = Path(out, "model", "model.safetensors").read_bytes() == before
+""")
+    assert said["kept"] and said["refused"] == ["RecipeError", (
+        f"the model cannot be published: {script.out} holds model/config.json, model/model.safetensors, which is of no script's Run and would be "
+        "replaced or published. Choose another output_dir")]
+    assert not hub.asked()
+
+
 def test_where_the_token_may_not_write_nothing_is_trained(hub, worker, script):
     repo = hub.add_repo("me/tagged", {"x.txt": "x"})
     repo.tags["v1"] = repo.head
