@@ -32,7 +32,7 @@ class Check:
     """One checking of a recipe. faults: what would stop it, each with what mends it. checked, unasked, questions: a sentence each.
 
     must_reach: a Hub that cannot be asked is a fault, since a push needs it. target: where the model would go, once the Hub has been asked.
-    has_card: whether it came as far as the card.
+    has_card: whether it came as far as the card. api: the Hub's client, None where the Hub is not asked or could not be reached.
     """
 
     recipe: Recipe
@@ -55,7 +55,7 @@ class Check:
 
     @contextmanager
     def _asking(self, what: str) -> Iterator[None]:
-        """The same for questions to the Hub, which may not be reached."""
+        """The same for questions to the Hub, which may not be reached, and is then asked no more."""
         from huggingface_hub import constants
 
         try:
@@ -66,6 +66,7 @@ class Check:
             else:
                 self.unasked.append(f"{what}: HF_HUB_OFFLINE=1 is set")
         except WorkError as error:
+            self.api = None
             (self.faults if self.must_reach else self.unasked).append(f"{what}: {error}")
 
     def ask(self) -> None:
@@ -77,20 +78,20 @@ class Check:
         if not recipe.hub_model_id:
             self.unasked.append("the Hub: no --hub_model_id")
             return
+        from huggingface_hub import HfApi, constants
+
+        # The Hub's check of the card needs neither a token nor a repository: what is wrong with them does not keep it from being asked.
+        self.api = None if constants.HF_HUB_OFFLINE else HfApi()
         with self._asking("the Hub"):
             hub.token_for(recipe.hub_model_id)
-            from huggingface_hub import HfApi
-
-            api = HfApi()
             with network.patient():
-                wrong = hub.account_faults(api, recipe.hub_model_id)
+                wrong = hub.account_faults(self.api, recipe.hub_model_id)
                 if wrong:
                     self.faults += wrong
                     return
                 self.checked.append(f"token: it may write in {recipe.hub_model_id.split('/')[0]}")
-                self.target = _target(api, recipe)
+                self.target = _target(self.api, recipe)
                 self.checked.append(f"repository: {self.target}")
-            self.api = api
 
     def foresee(self) -> None:
         """What can be said of the checkpoint alone, where there is no card to look at: that it is there, and its licence."""

@@ -151,6 +151,18 @@ def test_what_the_hub_says_of_the_repository_and_the_card_is_a_fault(hub, hfxfer
                          f"at {hub.endpoint}/me/there/settings")
 
 
+def test_what_the_hub_says_of_the_card_does_not_wait_for_token_and_repository(hub, hfxfer, place):
+    words = ["check", "--model", place / "bert", "--data", place / "texts.jsonl", "--license", "mit", "--language", "en", "--format", "json"]
+    mend = "Mend it in model/README.md. There is none before training: train without --push_to_hub, mend it, and push then"
+    for model_id, token, told in (
+            ("she/x", "", "me may not write in she; allowed: me, acme. Choose another --hub_model_id, or log in with: hf auth login (or set HF_TOKEN)"),
+            ("me/x", None, f"there is no token for {hub.endpoint}. Log in with: hf auth login (or set HF_TOKEN); it must be one that may write")):
+        hub.fail("*/validate-yaml", "invalid-yaml", message='"license" is odd')
+        done = hfxfer(*words, "--hub_model_id", model_id, token=token)
+        assert done.code == 2 and json.loads(done.out)["faults"] == [
+            told, f'the Hub refuses the card\'s metadata:\n  - "license" is odd\n{mend}'], done.talk
+
+
 def test_a_hub_that_does_not_answer_is_told_and_no_fault(hub, hfxfer, place):
     hub.fail("*", 503, times=100)
     done = hfxfer("check", "--model", place / "net", "--data", place / "digits", "--hub_model_id", "me/x", "--license", "mit")
