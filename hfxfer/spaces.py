@@ -18,7 +18,7 @@ from typing import Any
 
 from hfxfer import checkpoints
 from hfxfer.card._facts import is_hub_id
-from hfxfer.card._merge import dumped, split_metadata
+from hfxfer.card._merge import RECORD, dumped, merged, split_metadata
 from hfxfer.errors import DependencyError, ModelError, RunError
 from hfxfer.run import Run, write_text
 from hfxfer.shipped import shipped
@@ -34,7 +34,15 @@ VARIABLES = ("HFXFER_MODEL", "HFXFER_REVISION")
 """What app.py reads from its environment: a Hub id, and a branch where it is not main."""
 
 FIXED = ("sdk", "sdk_version", "python_version", "app_file", "models")
-"""Front matter that the Space does not run without; the rest stays as somebody edited it."""
+"""Front matter that the Space does not run without; of the rest stays what somebody edited, by the record that stands in a README as in a card."""
+
+UNTOUCHED = "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference"
+"""All that the Hub writes below the front matter of a new Space."""
+
+MADE_UP = ("title", "emoji", "colorFrom", "colorTo")
+"""Front matter that the Hub chooses for a new Space; a licence and a description in it somebody has chosen."""
+
+THERE = "the Space's README.md on the Hub"
 
 BODY = """A demo of a model that was fine-tuned with hfxfer, written by `hfxfer space`. The variable `HFXFER_MODEL` says which model it loads;
 `hfxfer/` is the package that loads it. Writing or pushing it again replaces both, `app.py` and `requirements.txt`; what is edited here stays."""
@@ -101,7 +109,7 @@ def is_own(readme: str, there: set[str], touched: set[str]) -> bool:
 
     there: which of the files it already has. touched: what would be changed or deleted.
     """
-    return (not readme or split_metadata(readme)[1].get("sdk") == "gradio") and ("hfxfer/spaces.py" in there or touched <= {"README.md"})
+    return (not readme or split_metadata(readme, THERE)[1].get("sdk") == "gradio") and ("hfxfer/spaces.py" in there or touched <= {"README.md"})
 
 
 def write(about: About, folder: Path, existing: str = "") -> None:
@@ -110,13 +118,15 @@ def write(about: About, folder: Path, existing: str = "") -> None:
     existing: README.md as it is on the Hub; the folder's own where that is "". What somebody has edited in it stays, but for FIXED.
     """
     readme = folder / "README.md"
+    place = THERE if existing else str(readme)
     existing = existing or (readme.read_text(encoding="utf-8") if readme.is_file() else "")
+    text = _readme(about, existing, place)
     shutil.rmtree(folder / "hfxfer", ignore_errors=True)
     # _shipped holds the Spaces and the card's template of an installed wheel: nothing that runs.
     shutil.copytree(Path(__file__).parent, folder / "hfxfer", ignore=shutil.ignore_patterns("__pycache__", "_shipped", ".*"))
     shutil.copyfile(shipped("spaces") / "demo" / "app.py", folder / "app.py")
     write_text(folder / "requirements.txt", "".join(f"{name}=={_version(name)}\n" for name in REQUIRED))
-    write_text(readme, _readme(about, existing))
+    write_text(readme, text)
 
 
 def _version(name: str) -> str:
@@ -127,12 +137,12 @@ def _version(name: str) -> str:
         raise DependencyError(f"{name} is not installed, and a Space names the version that is. Install it with: pip install {name}") from error
 
 
-def _readme(about: About, existing: str) -> str:
-    own = _front_matter(about)
-    _, theirs, body = split_metadata(existing)
-    whole = {**theirs, **{name: value for name, value in own.items() if name in FIXED or name not in theirs}}
-    text = body.strip() or BODY
-    return f"---\n{dumped(whole)}---\n\n{text}\n"
+def _readme(about: About, existing: str, place: str) -> str:
+    """Front matter and text. place: of the existing README.md. Raises RunError where that is broken."""
+    _, theirs, body = split_metadata(existing, place)
+    if body.strip() == UNTOUCHED:
+        existing = f"---\n{dumped({name: value for name, value in theirs.items() if name not in MADE_UP})}---\n"
+    return merged(existing, _front_matter(about), BODY, set(FIXED), place)[0]
 
 
 def _front_matter(about: About) -> dict[str, Any]:

@@ -18,7 +18,8 @@ LFS_PATTERNS = """*.7z *.arrow *.bin *.bz2 *.ckpt *.ftz *.gz *.h5 *.joblib *.lfs
 *.ot *.parquet *.pb *.pickle *.pkl *.pt *.pth *.rar *.safetensors saved_model/**/* *.tar.* *.tar *.tflite *.tgz *.wasm *.xz *.zip
 *.zst *tfevents*""".split()  # the .gitattributes of a new repository
 LFS_LINE = "{} filter=lfs diff=lfs merge=lfs -text\n"
-SPACE_README = "---\ntitle: {title}\nemoji: 📚\ncolorFrom: blue\ncolorTo: red\nsdk: {sdk}\napp_file: app.py\npinned: false\n---\n"
+SPACE_README = "---\ntitle: {title}\nemoji: 📚\ncolorFrom: blue\ncolorTo: red\nsdk: {sdk}\napp_file: app.py\npinned: false\n---\n\n" + (
+    "Check out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference\n")
 
 
 class HubRefusal(Exception):

@@ -238,3 +238,75 @@ def test_a_front_matter_that_the_hub_refuses_stops_both(hub, push):
     done = push("--space")
     assert (done.code, error_of(done)) == (2, 'the Hub refuses the card\'s metadata:\n  - "emoji" is odd\nMend it in README.md')
     assert ("model", push.id) not in hub.repos and ("space", f"{push.id}-demo") not in hub.repos
+
+
+# --- a README that says nothing false ---------------------------------------------------------------------------------
+
+def test_a_space_that_the_hub_has_made_gets_hfxfers_front_matter(hub, hfxfer, run, push, tmp_path):
+    hub.add_repo(f"{push.id}-demo", kind="space")
+    assert push("--space").code == 0
+    assert hfxfer("space", run, "--output_dir", tmp_path / "space").code == 0
+    own = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---\n")[1])
+    assert front_matter(space_of(hub, push)) == {**own, "pinned": False}
+
+
+def test_a_broken_readme_of_a_space_is_named_by_its_place(hub, push):
+    hub.add_repo(f"{push.id}-demo", {"README.md": "---\ntitle: [\n---\n"}, kind="space")
+    done = push("--space")
+    assert (done.code, error_of(done)) == (2, "the metadata at the top of the Space's README.md on the Hub are no YAML (line 2). "
+                                              "Mend them between the lines of ---, or delete the file")
+
+
+# --- a new model under a Space that stays as it is ---------------------------------------------------------------------
+
+def change(run):
+    (run / "model" / "scores.json").write_text((run / "model" / "scores.json").read_text() + "\n")
+
+
+def test_a_model_that_was_pushed_alone_starts_the_space_with_the_next_push_of_both(hub, hfxfer, run, push):
+    assert push("--space").code == 0
+    change(run)
+    assert push().code == 0 and not hub.asked("*/restart")
+    done = push("--space")
+    assert done.code == 0 and len(hub.asked("*/restart")) == 1 and len(hub.repo(push.id).pushes) == 2
+    assert f"the Space {push.id}-demo starts again, with the model as it is now\n" in done.talk
+    [record] = json.loads((run / "pushed.json").read_text())
+    assert record["space_model"] == record["commit"] == hub.repo(push.id).head
+    assert push("--space").code == 0 and len(hub.asked("*/restart")) == 1
+    change(run)
+    assert push().code == 0 and hfxfer("space", run, "--hub_space_id", f"{push.id}-demo", "--yes").code == 0
+    assert len(hub.asked("*/restart")) == 2 and push("--space").code == 0 and len(hub.asked("*/restart")) == 2
+
+
+def test_a_push_that_is_killed_before_the_space_starts_again_is_finished_by_the_same_command(hub, hfxfer, run, push):
+    assert push("--space").code == 0
+    change(run)
+    hub.fail("*/restart", "slow", seconds=20)
+    pid, finished = hfxfer.fork(*push.command, "--space")
+    hub.wait_for("*/restart", "POST")
+    os.kill(pid, signal.SIGKILL)
+    assert finished() is None and len(hub.repo(push.id).pushes) == 2
+    hub.clear()
+    assert push("--space").code == 0 and len(hub.asked("*/restart")) == 1 and len(hub.repo(push.id).pushes) == 2
+
+
+@pytest.mark.parametrize("stage", ["APP_STARTING", "RUNTIME_ERROR", "PAUSED", "BUILDING"])
+def test_a_space_that_has_not_read_the_model_is_not_started_again(hub, run, push, stage):
+    push.named(f"me/stage-{stage}")
+    assert push("--space").code == 0
+    space_of(hub, push).stage = stage
+    change(run)
+    done = push("--space")
+    starts = stage in ("APP_STARTING", "RUNTIME_ERROR")
+    assert done.code == 0 and len(hub.asked("*/restart")) == starts
+    hint = (f"hint: the Space {push.id}-demo was not started again: it is {stage}, and loads the model as it is then when it starts. "
+            f"See {hub.endpoint}/spaces/{push.id}-demo\n")
+    assert (hint in done.talk) != starts
+
+
+def test_a_space_of_a_branch_needs_the_branch(hub, hfxfer, run, push):
+    assert push().code == 0
+    done = hfxfer("space", run, "--hub_space_id", "me/x-branch", "--revision", "v9", "--yes")
+    assert done.code == 2 and ("space", "me/x-branch") not in hub.repos and error_of(done) == (
+        f"{push.id} has no branch v9, and a Space loads its model from there. Choose another --revision, or push it: "
+        f"hfxfer push {run} --hub_model_id {push.id} --revision v9")

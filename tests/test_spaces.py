@@ -159,8 +159,51 @@ def test_written_again_its_own_files_are_replaced_and_edits_of_the_readme_stay(r
     written(run, folder)
     found = front_matter(folder)
     assert (found["title"], found["pinned"], found["sdk_version"]) == ("Cats & dogs", True, metadata.version("gradio"))
-    assert (folder / "README.md").read_text().endswith("\n\nMade for the cat club.\n")
+    assert "\n\nMade for the cat club.\n" in (folder / "README.md").read_text()
     assert not (folder / "hfxfer" / "gone.py").exists() and (folder / "notes.md").read_text() == "mine"
+
+
+def test_written_for_another_model_it_says_nothing_of_the_one_before(run, tmp_path):
+    recipe = (run / "recipe.yaml").read_text()
+    data = next(line for line in recipe.splitlines() if line.startswith("data: "))
+    (run / "recipe.yaml").write_text(recipe.replace(data, "data: she/animals"))
+    tweets = tmp_path / "tweets"
+    shutil.copytree(GOLDEN / "emotion", tweets)
+    anew = front_matter(written(tweets, tmp_path / "anew", hub_model_id="me/tweets"))
+    folder = written(run, tmp_path / "space")
+    assert front_matter(folder)["datasets"] == ["she/animals"]
+    assert front_matter(written(tweets, folder, hub_model_id="me/tweets")) == anew and anew["title"] == "tweets"
+    readme = (folder / "README.md").read_text().replace("title: tweets", "title: Birds").replace("- text-classification\n", "- text-classification\n- birds\n")
+    (folder / "README.md").write_text(readme)
+    found = front_matter(written(run, folder))
+    assert (found["title"], found["tags"]) == ("Birds", ["hfxfer", "text-classification", "birds"])
+    assert (found["models"], found["datasets"], found["short_description"]) == (["me/pets"], ["she/animals"], "Image classification with pets")
+
+
+def test_what_the_hub_made_up_for_a_new_space_is_nobodys_edit(run, tmp_path):
+    folder = tmp_path / "space"
+    folder.mkdir()
+    made = "---\ntitle: Pets Demo\nemoji: 🐢\ncolorFrom: red\ncolorTo: pink\nsdk: gradio\nsdk_version: 5.0.0\napp_file: app.py\npinned: false\nlicense: mit\n---\n"
+    made += "\nCheck out the configuration reference at https://huggingface.co/docs/hub/spaces-config-reference\n"
+    spaces.write(spaces.describe(run, hub_model_id="me/pets"), folder, made)
+    found = front_matter(folder)
+    assert (found["title"], found["emoji"], found["colorFrom"], found["colorTo"]) == ("pets", "🔎", "blue", "gray")
+    assert (found["license"], found["pinned"], found["sdk_version"]) == ("mit", False, metadata.version("gradio"))
+    assert "Check out" not in (folder / "README.md").read_text() and spaces.BODY in (folder / "README.md").read_text()
+    spaces.write(spaces.describe(run, hub_model_id="me/pets"), tmp_path / "mine", made.replace("Check out", "My pets. Check out"))
+    assert front_matter(tmp_path / "mine")["title"] == "Pets Demo"
+
+
+def test_a_broken_front_matter_is_named_by_its_place(run, tmp_path):
+    folder = written(run, tmp_path / "space")
+    broken = "---\ntitle: [\n---\n"
+    (folder / "README.md").write_text(broken)
+    for existing, place in (("", folder / "README.md"), (broken, "the Space's README.md on the Hub")):
+        with pytest.raises(RunError) as raised:
+            spaces.write(spaces.describe(run, hub_model_id="me/pets"), folder, existing)
+        assert str(raised.value) == (
+            f"the metadata at the top of {place} are no YAML (line 2). Mend them between the lines of ---, or delete the file")
+    assert (folder / "app.py").is_file() and (folder / "hfxfer").is_dir()
 
 
 def test_a_space_runs_with_its_own_package_and_requirements_alone(run, tmp_path):

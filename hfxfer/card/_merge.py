@@ -20,9 +20,12 @@ MARKERS = re.compile(r"^<!-- hfxfer:(?!record )(\w+) -->$|^<!-- /hfxfer:(\w+) --
 SECTION = re.compile(r"^<!-- hfxfer:(\w+) -->\n(.*?)^<!-- /hfxfer:\1 -->$", re.MULTILINE | re.DOTALL)
 RECORD = re.compile(r"^<!-- hfxfer:record (\{.*\}) -->\n?", re.MULTILINE)
 
+CARD = "model/README.md"
+"""Where a card is, unless another place is said."""
 
-def split_metadata(text: str) -> tuple[str, dict[str, Any], str]:
-    """(YAML as text, metadata, body) of a card. Raises RunError where the block is no YAML mapping."""
+
+def split_metadata(text: str, place: str = CARD) -> tuple[str, dict[str, Any], str]:
+    """(YAML as text, metadata, body) of a card; place: where it is. Raises RunError where the block is no YAML mapping."""
     import yaml
 
     text = text.removeprefix("\ufeff").replace("\r\n", "\n")
@@ -34,10 +37,10 @@ def split_metadata(text: str) -> tuple[str, dict[str, Any], str]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 2})" if mark else ""
-        raise RunError(f"the metadata at the top of model/README.md are no YAML{where}. Mend them between the lines of ---, "
+        raise RunError(f"the metadata at the top of {place} are no YAML{where}. Mend them between the lines of ---, "
                        "or delete the file") from error
     if not isinstance(metadata, dict | None):
-        raise RunError("the metadata at the top of model/README.md are no mapping of names to values. Mend them between the lines of ---, "
+        raise RunError(f"the metadata at the top of {place} are no mapping of names to values. Mend them between the lines of ---, "
                        "or delete the file")
     return found[2], metadata or {}, text[found.end():]
 
@@ -47,12 +50,12 @@ def sections_of(body: str) -> dict[str, str]:
     return {found[1]: found[2] for found in SECTION.finditer(body)}
 
 
-def merged(existing: str, metadata: dict[str, Any], body: str, answered: set[str]) -> tuple[str, dict[str, Any], list[str]]:
+def merged(existing: str, metadata: dict[str, Any], body: str, answered: set[str], place: str = CARD) -> tuple[str, dict[str, Any], list[str]]:
     """(card, its metadata, what was changed or kept, a line each) from the existing card and hfxfer's own new metadata and body.
 
-    answered: keys of the metadata that were said just now; they win, and count as the author's own from then on.
+    answered: keys of the metadata that were said just now; they win, and count as the author's own from then on. place: of the existing card.
     """
-    before, old, rest = split_metadata(existing)
+    before, old, rest = split_metadata(existing, place)
     recorded = RECORD.search(rest)
     record = _record(recorded)
     rest = RECORD.sub("", rest)
