@@ -553,3 +553,16 @@ def test_the_card_is_shown_without_metadata_and_pictures_from_elsewhere(made, tm
     assert facts.card(Served(str(tmp_path))) == "# A\n b"
     shown = next(block for block in pages(tmp_path) if isinstance(block, gr.Markdown) and "# A" in block.value)
     assert shown.sanitize_html
+
+
+def test_a_picture_is_called_by_its_file_wherever_that_was(made, tmp_path, monkeypatch):
+    from hfxfer.demo import facts
+    from hfxfer.demo.model_tab import _thumbnails
+
+    pictures, texts = Served(str(made("pictures").folder)), Served(str(made("texts").folder))
+    gone = [{"input": "/srv/elsewhere/a.png", "confidence": 0.5}]
+    assert facts.confidences(pictures, gone) == [["a.png", "50 %"]] and _thumbnails(pictures, gone) == []
+    assert facts.confidences(texts, [{"input": "and/or", "confidence": 0.5}]) == [["and/or", "50 %"]]
+    assert facts.confidences(texts, [{"input": "a\0b" * 5000, "confidence": 0.5}]) == [["a\0b" * 5000, "50 %"]]
+    monkeypatch.chdir(made("pictures").folder)
+    assert [name for _, name in _thumbnails(pictures, [{"input": "examples/00.png", "confidence": 0.5}])] == ["00.png, 50 %"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -61,7 +60,7 @@ def disagreements(models: dict[str, Served]) -> tuple[str, list[str], list[list[
         return words.NOT_COMPARABLE, [], []
     found = [(row, [row["prediction"], *(rows[row["row_id"]] for rows in by_row)]) for row in common]
     differ = [(row, given) for row, given in found if any(answer != given[0] for answer in given)]
-    shown = [[Path(row["input"]).name if facts.is_file(row["input"]) else row["input"], _said(row["reference"]), *map(_said, given)]
+    shown = [[facts.called(next(iter(models.values())), row["input"]), _said(row["reference"]), *map(_said, given)]
              for row, given in differ[:MOST]]
     more = words.FIRST_SHOWN.format(most=MOST) if len(differ) > MOST else ""
     return words.DISAGREEMENT.format(number=len(differ), rows=len(common), shown=more), [*words.DISAGREE_COLUMNS, *models], shown

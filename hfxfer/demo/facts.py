@@ -94,14 +94,19 @@ def _interval(score: dict[str, Any]) -> str:
     return "" if score["low"] is None else f"[{score['low']:.3f}, {score['high']:.3f}]"
 
 
-def confidences(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """BEHIND_COLUMNS of the rows behind a cell; of a file only its name."""
-    return [[Path(row["input"]).name if is_file(row["input"]) else row["input"], percent(row["confidence"])] for row in rows]
+def confidences(served: Served, rows: list[dict[str, Any]]) -> list[list[str]]:
+    """BEHIND_COLUMNS of the rows behind a cell."""
+    return [[called(served, row["input"]), percent(row["confidence"])] for row in rows]
+
+
+def called(served: Served, text: str) -> str:
+    """An input as it is shown: of a picture the name of its file, wherever that was; a text as it is."""
+    return Path(text).name if served.is_image or Path(text).is_absolute() and is_file(text) else text
 
 
 def is_file(text: str) -> bool:
-    """True where an input is the absolute path of a file that is still there."""
+    """True where an input is the path of a file that is still there."""
     try:
-        return Path(text).is_absolute() and Path(text).is_file()
+        return Path(text).is_file()
     except (OSError, ValueError):  # A text may be no valid path.
         return False

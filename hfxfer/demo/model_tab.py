@@ -59,8 +59,8 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         number, shown = facts.behind(served, reference, prediction)
         text = words.BEHIND.format(number=number, reference=escaped(reference), prediction=escaped(prediction),
                                    shown=words.FIRST_SHOWN.format(most=len(shown)) if number > len(shown) else "")
-        thumbnails = _thumbnails(shown) if served.is_image else []
-        return text, gr.Gallery(thumbnails, visible=bool(thumbnails)), gr.Dataframe(facts.confidences(shown), visible=bool(shown) and not thumbnails)
+        thumbnails = _thumbnails(served, shown) if served.is_image else []
+        return text, gr.Gallery(thumbnails, visible=bool(thumbnails)), gr.Dataframe(facts.confidences(served, shown), visible=bool(shown) and not thumbnails)
 
     def chosen(event: gr.SelectData) -> tuple:
         # Not the row's number, which changes when somebody sorts the table.
@@ -72,10 +72,10 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         cells.select(chosen, None, [*pair, said, pictures, rows], **OWN)
 
 
-def _thumbnails(shown: list[dict[str, Any]]) -> list[tuple[Any, str]]:
+def _thumbnails(served: Served, shown: list[dict[str, Any]]) -> list[tuple[Any, str]]:
     """(picture of at most 256 pixels, file name and confidence) of the rows whose files are still there; one that cannot be read is left out."""
     found = []
-    for row, (name, confidence) in zip(shown, facts.confidences(shown)):
+    for row, (name, confidence) in zip(shown, facts.confidences(served, shown)):
         if facts.is_file(row["input"]):
             try:
                 picture = limits.picture(row["input"])
