@@ -101,6 +101,7 @@ class Publisher:
             if faults:
                 raise RecipeError(f"the model cannot be published: {faults[0]}" if len(faults) == 1 else
                                   "\n".join(["the model cannot be published:", *(f"  - {fault}" for fault in faults)]))
+            scripted.rehearse(trainer, base, self.args)
             return self._account(said), base
 
     def _unfit(self, trainer: Any) -> Iterator[str]:
@@ -174,8 +175,12 @@ class Publisher:
             # What is drawn for the proof that the model loads would make this training another than the same resumed.
             with generators_kept():
                 self.push(trainer, f"Training in progress, {stage}{at}", going_on=True)
-        except HfxferError as error:
-            console.warn(f"the model of step {step} was not pushed: {error}\nTraining goes on, and the next save is pushed. "
+        except Exception as error:
+            # A process that fails alone must end: the others would wait for it in what it left out.
+            if not isinstance(error, HfxferError) and trainer.args.world_size > 1:
+                raise
+            what = "" if isinstance(error, HfxferError) else f"{type(error).__name__}: "
+            console.warn(f"the model of step {step} was not pushed: {what}{error}\nTraining goes on, and the next save is pushed. "
                          "To push only once, when training has ended: hub_strategy='end'")
         self.paused += time.monotonic() - start
 

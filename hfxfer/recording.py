@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ PACKAGES = ("hfxfer", "torch", "torchvision", "timm", "transformers", "datasets"
 
 def environment(args: TrainingArguments) -> dict[str, Any]:
     """What environment.json holds: versions and machine."""
-    device = args.device
-    return {"python": platform.python_version(), "platform": platform.platform(), "packages": {name: version(name) for name in PACKAGES},
+    device, versions = args.device, {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # a source folder on PYTHONPATH has none
+            versions[name] = version(name)
+    return {"python": platform.python_version(), "platform": platform.platform(), "packages": versions,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "processes": args.world_size, "threads": torch.get_num_threads()}
 

@@ -13,6 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -105,6 +106,12 @@ def write(trainer: Any, args: TrainingArguments, base: dict[str, Any], seconds: 
     return run
 
 
+def rehearse(trainer: Any, base: dict[str, Any], args: TrainingArguments) -> None:
+    """Make what `write` writes of settings, data and machine, so that what fails of it fails before the training."""
+    recipe_of(trainer, base, args).to_yaml()
+    json.dumps([base, report_of(trainer), recording.environment(args)], allow_nan=False)
+
+
 def _history(trainer: Any, seconds: float | None, going_on: bool) -> Iterator[dict[str, Any]]:
     """Nothing where nothing was trained here."""
     state = trainer.state
@@ -124,20 +131,30 @@ def recipe_of(trainer: Any, base: dict[str, Any], args: TrainingArguments) -> Re
     patience = next((getattr(each, "patience", None) or each.early_stopping_patience for each in trainer.callback_handler.callbacks
                      if isinstance(each, (EarlyStopping, EarlyStoppingCallback))), 0)
     return dataclasses.replace(
-        trainer.recipe, model=base["id"], revision=base["revision"], output_dir=args.output_dir, task=trainer.task.name, seed=args.seed,
-        plan="none", calibrate=False, learning_rate=args.learning_rate, num_train_epochs=args.num_train_epochs,
-        per_device_train_batch_size=args.per_device_train_batch_size,
-        per_device_eval_batch_size=args.per_device_eval_batch_size, precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
-        early_stopping_patience=patience, training_arguments=_changed(args))
+        trainer.recipe, model=base["id"], revision=base["revision"], output_dir=os.fspath(args.output_dir), task=trainer.task.name,
+        seed=int(args.seed), plan="none", calibrate=False, learning_rate=float(args.learning_rate), num_train_epochs=float(args.num_train_epochs),
+        per_device_train_batch_size=int(args.per_device_train_batch_size), per_device_eval_batch_size=int(args.per_device_eval_batch_size),
+        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32", early_stopping_patience=int(patience), training_arguments=_changed(args))
 
 
 def _changed(args: TrainingArguments) -> dict[str, Any]:
     """The fields that differ from their defaults and that a recipe may hold."""
     # Not from a second TrainingArguments: making one resets the state that an Accelerator shares with it (accelerate 1.15).
     usual = {field.name: None if field.default is dataclasses.MISSING else field.default for field in dataclasses.fields(TrainingArguments)}
-    return {name: value for name, value in args.to_dict().items()
-            if (value or None) != (usual[name] or None) and name not in (*setting_names(), *ELSEWHERE) and
-            isinstance(value, (bool, int, float, str, list, dict)) and not setting_faults({"model": "m", "data": "d", name: value})}
+    # By these names: a subclass has fields of its own, which no recipe may hold.
+    found = {name: _plain(value) for name, value in args.to_dict().items() if name in usual and name not in (*setting_names(), *ELSEWHERE)}
+    return {name: value for name, value in found.items()
+            if (value or None) != (usual[name] or None) and isinstance(value, (bool, int, float, str, list, dict)) and
+            not setting_faults({"model": "m", "data": "d", name: value})}
+
+
+def _plain(value: Any) -> Any:
+    """Without numpy's numbers, which YAML cannot say."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def report_of(trainer: Any) -> dict[str, Any]:

@@ -322,6 +322,20 @@ def test_a_push_that_fails_at_a_save_does_not_end_the_training(hub, script):
         "\nTraining goes on, and the next save is pushed. To push only once, when training has ended: hub_strategy='end'\n") in said["talk"]
 
 
+def test_what_nobody_foresaw_does_not_end_the_training_at_a_save_either(hub, script):
+    said = script("""
+def share(predictions):
+    if made.state.global_step == 2:
+        raise ZeroDivisionError("no rows")
+    return {"share": 0.5}
+
+made = trainer(arguments(push_to_hub=True, num_train_epochs=1, save_strategy="steps", save_steps=2, eval_strategy="no"), compute_metrics=share)
+made.train()
+""")
+    assert [title for title, _ in commits(hub, script.id)] == ["Training in progress, step 3", "End of training"]
+    assert "warning: the model of step 2 was not pushed: ZeroDivisionError: no rows\nTraining goes on, " in said["talk"]
+
+
 def test_a_push_that_fails_in_the_end_leaves_a_whole_run_and_the_command_that_goes_on(hub, worker, script):
     hub.fail("*/commit/v2", 403, message="no")
     said = script("""

@@ -1,6 +1,17 @@
 """What a training leaves beside its model: a trainer's log as history, across stages."""
 
+from importlib.metadata import version
+
+from transformers import TrainingArguments
+
+from hfxfer import recording
 from hfxfer.recording import logged_event, logged_events
+
+
+def test_a_package_that_is_not_installed_has_no_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(recording, "PACKAGES", ("torch", "hfxfer-as-a-folder"))
+    found = recording.environment(TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"))
+    assert found["packages"] == {"torch": version("torch")} and found["device"] == "cpu"
 
 
 def test_steps_and_epochs_go_on_from_stage_to_stage():

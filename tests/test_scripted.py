@@ -1,6 +1,9 @@
 """What a script's trainer holds, as a Run: what is in its way, where the model comes from, and which settings it had. No Hub."""
 
+import dataclasses
+
 import datasets
+import numpy as np
 import pytest
 from tiny_models import bert_checkpoint, text_rows
 from transformers import (
@@ -82,6 +85,22 @@ def test_the_recipe_has_the_settings_of_the_arguments_and_no_token(folder, tmp_p
         "weight_decay": 0.02, "max_steps": 2, "eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True,
         "metric_for_best_model": "accuracy", "greater_is_better": True, "run_name": "a"}
     assert (recipe.push_to_hub, recipe.hub_model_id) == (False, None)
+
+
+@dataclasses.dataclass
+class Own(TrainingArguments):
+    own: float = 1.0
+    weight_decay: float = 0.5
+
+
+def test_arguments_of_a_class_of_ones_own_and_numbers_of_numpy_make_a_recipe(folder, tmp_path):
+    args = Own(output_dir=str(tmp_path / "out"), report_to="none", use_cpu=True, max_steps=2, own=np.float64(2.0), learning_rate=np.float64(3e-4),
+               warmup_steps=np.float64(0.1), optim_args=None, lr_scheduler_kwargs={"num_cycles": np.int64(2)}, num_train_epochs=np.float64(2))
+    made = trainer(folder, tmp_path / "out", args=args)
+    scripted.rehearse(made, scripted.base_of(made), made.args)
+    recipe = scripted.recipe_of(made, scripted.base_of(made), made.args)
+    assert recipe.training_arguments == {"weight_decay": 0.5, "max_steps": 2, "warmup_steps": 0.1, "lr_scheduler_kwargs": {"num_cycles": 2}}
+    assert type(recipe.learning_rate) is type(recipe.training_arguments["warmup_steps"]) is float and "learning_rate: 0.0003\n" in recipe.to_yaml()
 
 
 def test_a_run_is_written_again_over_the_one_before(folder, tmp_path):
