@@ -8,7 +8,9 @@ writes lies in a temporary folder.
 from __future__ import annotations
 
 import dataclasses
+import os
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,8 @@ from hfxfer.tasks._task import Outcomes, Problem, Task
 
 ROWS = 2
 """Of the step and of the scores: the fewest that batch norm takes."""
+
+MEND = "Change --model or the settings"
 
 
 @dataclasses.dataclass(slots=True)
@@ -46,11 +50,14 @@ class Check:
     api: Any = None
 
     @contextmanager
-    def trying(self) -> Iterator[None]:
-        """A refusal inside is one fault more, and so is a checkpoint that cannot be fetched now."""
+    def trying(self, what: str = "the check", mend: str = MEND) -> Iterator[None]:
+        """A refusal inside is one fault more, and so are a checkpoint that cannot be fetched now and what a library raises of `what`."""
         try:
-            yield
+            with _explained(what, mend):
+                yield
         except (RefusedError, WorkError) as error:
+            if os.environ.get("HFXFER_DEBUG") == "1" and error.__cause__:
+                console.talk("".join(traceback.format_exception(error.__cause__)))  # of a fault only its words go on
             self.faults.append(str(error))
 
     @contextmanager
@@ -109,7 +116,7 @@ class Check:
         from hfxfer import fitting, plan, probe, recording
         from hfxfer.evaluation import Predictor, check_precision
 
-        with self.trying():
+        with self.trying("the rehearsal on a few rows"):
             # It joins the other processes, too, which then wait for what is found.
             args = fitting.training_arguments(recipe, Run(recipe.output_dir), task, problem)
             check_precision(recipe.precision, args.device.type)
@@ -226,15 +233,15 @@ def _answered(predictor: Any, split: data.Split) -> tuple[Outcomes, Any]:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(what: str, mend: str = MEND) -> Iterator[None]:
     """What a library raises becomes a RefusedError."""
     try:
         yield
     except HfxferError:
         raise
     except Exception as error:
-        said = (str(error).strip() or "nothing more is known").splitlines()[0]
-        raise RefusedError(f"{what} fails, and so would training: {type(error).__name__}: {said}. Change --model or the settings") from error
+        said = (str(error).strip() or "nothing more is known").splitlines()[0].rstrip(".")
+        raise RefusedError(f"{what} fails, and so would training: {type(error).__name__}: {said}. {mend}") from error
 
 
 def _target(api: Any, recipe: Recipe) -> str:

@@ -73,7 +73,7 @@ def examine(check: Check, run: Run, source: Any, *, overwrite: bool = False, res
     with check.trying():
         _claim(run, overwrite, resume)
     if check.recipe.data and check.recipe.model:
-        with check.trying():
+        with check.trying("reading the data and loading the model", "Change --data, --model or the settings"):
             ready = made_ready(check.recipe, source, run if resume and run.exists() else None)
     if ready:
         check.rehearse(ready.recipe, ready.task, ready.problem, ready.rows, ready.loaded)

@@ -8,10 +8,11 @@ import pytest
 import torch
 from tiny_models import bert_checkpoint, digits_folder, tag_rows, text_rows, timm_checkpoint, write_jsonl
 
-from hfxfer import models, training
+from hfxfer import models, plan, training
 from hfxfer.errors import RefusedError
 from hfxfer.preflight import Check
 from hfxfer.recipe import Recipe
+from hfxfer.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,25 @@ def test_what_a_library_raises_is_a_fault_with_its_words(place):
     fault, = rehearsed(ready).faults
     assert fault.startswith("a training step on two rows fails, and so would training: RuntimeError: ")
     assert fault.endswith("mat1 and mat2 shapes cannot be multiplied (2x32 and 3x2). Change --model or the settings")
+
+
+def test_what_nobody_foresaw_is_a_fault_beside_the_others(place, monkeypatch, capsys):
+    """On a CPU memory does not run out of itself: what a GPU raises in the probe of the plan is raised here."""
+    def measured(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore of it")
+
+    monkeypatch.setattr(plan, "make", measured)
+    recipe = Recipe(model=str(place / "bert"), data=str(place / "texts.jsonl"), output_dir=str(place), license="mit")
+    check = Check(recipe, faults=["seed is -1"])
+    assert training.examine(check, Run(place), recipe.data) is None
+    assert check.faults == [
+        "seed is -1", f"{place} is not empty and holds no run. Choose another --output_dir",
+        "reading the data and loading the model fails, and so would training: OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB. "
+        "Change --data, --model or the settings"]
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("HFXFER_DEBUG", "1")
+    training.examine(check, Run(place), recipe.data)
+    assert "in measured\n" in capsys.readouterr().err
 
 
 def test_the_licence_is_asked_for_though_the_model_does_not_work(place):
