@@ -102,7 +102,7 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
             confirm(plan, *([demo.plan] if demo else []))
         commit = repository.sent(api, plan, repository.made(api, plan), commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
         _record(run, hub_model_id, revision, commit=commit, card=remote_card.git_hash((run.model_dir / "README.md").read_bytes()))
-        shown = _sent_space(api, demo, run, commit != plan.head) if demo else None
+        shown = _sent_space(api, demo, run, commit) if demo else None
     if last.get("space_id") and not demo and commit != plan.head:
         console.hint(f"the Space {last['space_id']} shows the model as it was until it starts again, which push --space sees to")
     return Pushed(hub_model_id, repository.address(api, plan), revision, commit, plan.sent, plan.deleted, verified, shown)
@@ -125,12 +125,13 @@ def push_space(source: str | Path, *, hub_space_id: str, hub_model_id: str = "",
         about = spaces.describe(source, hub_model_id=hub_model_id, revision=revision)
         folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hfxfer-")))
         spaces.claim(folder, overwrite)
+        model = _found(api, about, about.revision or MAIN)
         last = _last_push(run, about.model_id, about.revision or MAIN)
         demo = _planned_space(api, about, Wanted(hub_space_id, "space", folder, {}, spaces.OWN_FILES, last=last.get("space_commit", "")),
-                              private, _closed(api, about))
+                              private, model)
         if confirm is not None:
             confirm(demo.plan)
-        return _sent_space(api, demo, run, False, commit_message)
+        return _sent_space(api, demo, run, model.commit, commit_message)
 
 
 def _notes(packed: publishing.Package, is_merged: bool) -> tuple[str, ...]:
@@ -223,6 +224,18 @@ def check_card(api: Any, text: str, kind: str = "model") -> None:
 
 # --- Spaces ----------------------------------------------------------------------------------------------------------
 
+LOADED = ("RUNNING", "RUNNING_APP_STARTING", "APP_STARTING", "RUNTIME_ERROR")
+"""Stages of a Space that has read its model, or failed to: it reads another one only when it is started again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """What a Space loads. closed: why it needs a token for it: private, gated or "". commit: the head; "" where it is not on the Hub yet."""
+
+    closed: str
+    commit: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Demo:
     """A Space as it would be pushed. unset: variables to take away. reader: the token for its secret, "" where it gets none."""
@@ -238,24 +251,28 @@ def _planned_demo(api: Any, run: Run, model: Plan, space_id: str, folder: Path) 
     """The Space of a model that is pushed with it."""
     about = spaces.describe(run.folder, hub_model_id=model.repo_id, revision=model.revision)
     last = _last_push(run, model.repo_id, model.revision).get("space_commit", "")
-    closed = _closed(api, about) if model.head else "private" if model.private else ""
-    return _planned_space(api, about, Wanted(space_id, "space", folder, {}, spaces.OWN_FILES, last=last), None, closed)
+    there = _found(api, about, MAIN) if model.head else _Model("private" if model.private else "", "")
+    return _planned_space(api, about, Wanted(space_id, "space", folder, {}, spaces.OWN_FILES, last=last), None, there)
 
 
-def _closed(api: Any, about: spaces.About) -> str:
-    """Why a Space needs a token to load the model: private, gated or "". Raises RefusedError where the model is not on the Hub."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+def _found(api: Any, about: spaces.About, revision: str) -> _Model:
+    """Raises RefusedError where the model, or that branch of it, is not on the Hub."""
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
+    push = f"hfxfer push {shlex.quote(about.source)} --hub_model_id {about.model_id}"
     try:
-        found = asked(f"looking for {about.model_id}", lambda: api.model_info(about.model_id), RepositoryNotFoundError)
+        found = asked(f"looking for {about.model_id}", lambda: api.model_info(about.model_id, revision=revision),
+                      RepositoryNotFoundError, RevisionNotFoundError)
+    except RevisionNotFoundError as error:
+        raise RefusedError(f"{about.model_id} has no branch {revision}, and a Space loads its model from there. Choose another --revision, "
+                           f"or push it: {push} --revision {shlex.quote(revision)}") from error
     except RepositoryNotFoundError as error:
-        raise RefusedError(f"{about.model_id} is not on the Hub, and a Space loads its model from there. Push both: hfxfer push "
-                           f"{shlex.quote(about.source)} --hub_model_id {about.model_id} --space") from error
-    return "private" if found.private else "gated" if found.gated else ""
+        raise RefusedError(f"{about.model_id} is not on the Hub, and a Space loads its model from there. Push both: {push} --space") from error
+    return _Model("private" if found.private else "gated" if found.gated else "", found.sha)
 
 
-def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool | None, closed: str) -> _Demo:
-    """Write the folder and compare it with what the Hub has. private: None is as the model is. closed: as `_closed`."""
+def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool | None, model: _Model) -> _Demo:
+    """Write the folder and compare it with what the Hub has. private: None is as the model is."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
@@ -275,23 +292,23 @@ def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool 
     if plan.head and not spaces.is_own(readme, set(files) - set(plan.added), {*plan.changed, *plan.deleted}):
         raise RefusedError(f"{plan.repo_id} is a Space already, and not one of hfxfer's. Choose another --hub_space_id")
     if plan.head is None and private is None:
-        plan = replace(plan, private=closed == "private")
-    return _with_settings(api, plan, about, closed)
+        plan = replace(plan, private=model.closed == "private")
+    return _with_settings(api, plan, about, model)
 
 
-def _with_settings(api: Any, plan: Plan, about: spaces.About, closed: str) -> _Demo:
+def _with_settings(api: Any, plan: Plan, about: spaces.About, model: _Model) -> _Demo:
     """Which variables and which secret the Space lacks."""
     there = asked("reading the Space's variables", lambda: api.get_space_variables(plan.repo_id)) if plan.head else {}
     variables = {name: value for name, value in about.variables.items() if name not in there or there[name].value != value}
     unset = tuple(name for name in spaces.VARIABLES if name in there and name not in about.variables)
-    reader, told = _reader(api, about.model_id, closed, plan) if closed else ("", [])
-    if os.environ.get(READER) and not closed:
+    reader, told = _reader(api, about.model_id, model, plan) if model.closed else ("", [])
+    if os.environ.get(READER) and not model.closed:
         console.hint(f"{about.model_id} is public: {READER} is not needed, and not sent")
     told = [*(f"variable {name} = {value}" for name, value in variables.items()), *(f"variable {name} goes" for name in unset), *told]
     return _Demo(replace(plan, settings=tuple(told)), about, variables, unset, reader)
 
 
-def _reader(api: Any, model_id: str, closed: str, plan: Plan) -> tuple[str, list[str]]:
+def _reader(api: Any, model_id: str, model: _Model, plan: Plan) -> tuple[str, list[str]]:
     """(token that a Space loads a model with that is not open to all, what is told of it). It may read, and nothing else; never the one in use."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
@@ -301,7 +318,7 @@ def _reader(api: Any, model_id: str, closed: str, plan: Plan) -> tuple[str, list
     if not value:
         if plan.head and SECRET in asked("reading the names of the Space's secrets", lambda: api.get_space_secrets(plan.repo_id)):
             return "", []  # Set before; nobody can read it back.
-        raise RefusedError(f"{model_id} is {closed}, and a Space loads it with a token of its own. {make}; it becomes the Space's secret {SECRET}")
+        raise RefusedError(f"{model_id} is {model.closed}, and a Space loads it with a token of its own. {make}; it becomes the Space's secret {SECRET}")
     if value == get_token():
         raise RefusedError(f"{READER} is the token in use, which may write, and a Space must not have it. {make}")
     try:
@@ -319,9 +336,10 @@ def _reader(api: Any, model_id: str, closed: str, plan: Plan) -> tuple[str, list
     return value, [f"secret {SECRET} = {READER}, {whose}, which may only read"]
 
 
-def _sent_space(api: Any, demo: _Demo, run: Run, is_new_model: bool, message: str = "") -> PushedSpace:
-    """Variables and secret come before the commit, which starts the Space. One that stays as it is is started again for a new model."""
+def _sent_space(api: Any, demo: _Demo, run: Run, model: str, message: str = "") -> PushedSpace:
+    """Variables and secret come before the commit, which starts the Space. model: the commit that it is to show."""
     plan, about = demo.plan, demo.about
+    last = _last_push(run, about.model_id, about.revision or MAIN)
     head = repository.made(api, plan)
     for name, value in demo.variables.items():
         asked(f"setting {name}", lambda name=name, value=value: api.add_space_variable(plan.repo_id, name, value))
@@ -330,11 +348,22 @@ def _sent_space(api: Any, demo: _Demo, run: Run, is_new_model: bool, message: st
     if demo.reader:
         asked(f"setting {SECRET}", lambda: api.add_space_secret(plan.repo_id, SECRET, demo.reader, description="read-only: loads the model"))
     commit = repository.sent(api, plan, head, message or f"Upload the demo of {about.model_id} with hfxfer")
-    if is_new_model and plan.is_empty and asked("asking what the Space does", lambda: api.get_space_runtime(plan.repo_id)).stage == "RUNNING":
-        asked("starting the Space again", lambda: api.restart_space(plan.repo_id))
     if run.exists():
-        _record(run, about.model_id, about.revision or MAIN, space_id=plan.repo_id, space_commit=commit)
+        if plan.is_empty and (last.get("space_id"), last.get("space_model")) != (plan.repo_id, model):
+            _start_again(api, plan)
+        _record(run, about.model_id, about.revision or MAIN, space_id=plan.repo_id, space_commit=commit, space_model=model)
     return PushedSpace(plan.repo_id, about.model_id, repository.address(api, plan), commit, plan.sent, plan.deleted)
+
+
+def _start_again(api: Any, plan: Plan) -> None:
+    """For a model that it has not read yet. A Space that somebody paused is not woken: that may cost."""
+    stage = str(asked("asking what the Space does", lambda: api.get_space_runtime(plan.repo_id)).stage)
+    if stage in LOADED:
+        asked("starting the Space again", lambda: api.restart_space(plan.repo_id))
+        console.talk(f"the Space {plan.repo_id} starts again, with the model as it is now")
+    else:
+        console.hint(f"the Space {plan.repo_id} was not started again: it is {stage}, and loads the model as it is then when it starts. "
+                     f"See {repository.address(api, plan)}")
 
 
 # --- what is kept of a push ------------------------------------------------------------------------------------------
@@ -344,6 +373,7 @@ def _last_push(run: Run, model_id: str, revision: str) -> dict[str, Any]:
 
 
 def _record(run: Run, model_id: str, revision: str, **new: str) -> None:
-    """commit, card: of the model, and its README's hash; space_id, space_commit. The rest of the record stays."""
+    """commit, card: of the model, and its README's hash; space_id, space_commit; space_model: the model's commit that the Space was last
+    started for. The rest of the record stays."""
     old = _last_push(run, model_id, revision)
     run.write_json("pushed.json", [{"model_id": model_id, "revision": revision, **old, **new}, *(each for each in run.pushes() if each != old)])

@@ -310,3 +310,37 @@ def test_a_space_of_a_branch_needs_the_branch(hub, hfxfer, run, push):
     assert done.code == 2 and ("space", "me/x-branch") not in hub.repos and error_of(done) == (
         f"{push.id} has no branch v9, and a Space loads its model from there. Choose another --revision, or push it: "
         f"hfxfer push {run} --hub_model_id {push.id} --revision v9")
+
+
+# --- what hfxfer space is told ----------------------------------------------------------------------------------------
+
+def test_the_id_of_a_runs_model_is_checked_before_anything(hub, hfxfer, run, tmp_path):
+    for to in (["--output_dir", tmp_path / "space"], ["--hub_space_id", "me/x-demo", "--yes"]):
+        done = hfxfer("space", run, "--hub_model_id", "me/my pets", *to)
+        assert (done.code, error_of(done)) == (
+            2, "--hub_model_id is 'me/my pets'; allowed: NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets")
+    assert not hub.asked() and not (tmp_path / "space").exists()
+
+
+def test_the_id_of_a_runs_model_beside_a_hub_id_is_refused(hub, hfxfer, run, tmp_path):
+    done = hfxfer("space", "me/pets", "--hub_model_id", "me/cats", "--output_dir", tmp_path / "space")
+    assert (done.code, error_of(done)) == (
+        2, "--hub_model_id says where the model of a Run is, and me/pets is no Run, so it stands for a model on the Hub. "
+           "Give a Run, or leave out --hub_model_id")
+    assert not hub.asked() and not (tmp_path / "space").exists()
+
+
+def test_of_a_misspelt_model_nothing_is_said_of_its_card(hub, hfxfer, run, tmp_path):
+    done = hfxfer("space", "me/nowhere-at-all", "--output_dir", tmp_path / "space")
+    assert done.code == 2 and done.talk == (
+        f"error: cannot load me/nowhere-at-all: it is no local folder, and {hub.endpoint} shows no model of that name: it is misspelt, or it is "
+        "private and the token at hand may not read it. Look at the name, or log in with a token that may read it: hf auth login\n")
+    assert not hub.asked("*/README.md")
+
+
+def test_a_hub_that_does_not_answer_is_waited_for_once(hub, hfxfer, run, tmp_path):
+    hub.fail("/api/models/me/away*", 503, times=100)
+    done = hfxfer("space", "me/away", "--output_dir", tmp_path / "space")
+    assert done.code != 0 and done.talk.count("trying again") == hfxfer("predict", "me/away", "x").talk.count("trying again") > 0
+    assert "licence" not in done.talk
+    hub.clear()
