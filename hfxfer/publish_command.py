@@ -55,12 +55,14 @@ def space(positional: list[str], flags: dict[str, Any]) -> int | None:
     if not {"output_dir", "hub_space_id"} & set(flags):
         raise RecipeError("space needs where to: --output_dir FOLDER writes the Space, --hub_space_id NAME/REPO publishes it")
     source = positional[0]
+    from hfxfer import hub
+
+    if "hub_model_id" in flags:
+        hub.check_id(flags["hub_model_id"])
     if "hub_space_id" not in flags:
         return _write_space(source, flags)
     # What was written before a failure is not in the way of the same command.
     same = continuing("space", source, {**flags, "overwrite": True} if "output_dir" in flags else flags)
-    from hfxfer import hub
-
     try:
         done = hub.push_space(source, **{name: value for name, value in flags.items() if name != "yes"},
                               confirm=lambda *plans: confirm(plans, flags.get("yes", False), same))

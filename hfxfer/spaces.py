@@ -16,10 +16,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hfxfer import checkpoints
+from hfxfer import checkpoints, fetching
 from hfxfer.card._facts import is_hub_id
 from hfxfer.card._merge import RECORD, dumped, merged, split_metadata
-from hfxfer.errors import DependencyError, ModelError, RunError
+from hfxfer.errors import DependencyError, ModelError, RecipeError, RunError
 from hfxfer.run import Run, write_text
 from hfxfer.shipped import shipped
 
@@ -69,7 +69,7 @@ class About:
 def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") -> About:
     """Of a Run, whose Hub id is given or known from its last push; or of a Hub id, whose config and card are fetched by the client.
 
-    Raises RunError, ModelError.
+    Raises RunError, ModelError; RecipeError for a hub_model_id beside a Hub id.
     """
     run = Run(source)
     if run.exists():
@@ -83,9 +83,14 @@ def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") 
         revision, datasets = revision or last.get("revision", ""), [data]
     elif Path(source).exists():
         raise RunError(f"{source} is no Run folder (no recipe.yaml). Give a Run, or the Hub id of a model")
+    elif hub_model_id:
+        raise RecipeError(f"--hub_model_id says where the model of a Run is, and {source} is no Run, so it stands for a model on the Hub. "
+                          "Give a Run, or leave out --hub_model_id")
     else:
-        model_id, given = str(source), checkpoints.card_metadata(str(source), revision or None).get("datasets") or []
-        config, datasets = checkpoints.checkpoint_config(model_id, revision or None), [given] if isinstance(given, str) else given
+        model_id, at = str(source), fetching.pin(str(source), revision or None)
+        config = checkpoints.checkpoint_config(model_id, at)
+        given = checkpoints.card_metadata(model_id, at).get("datasets") or []
+        datasets = [given] if isinstance(given, str) else given
     if config.get("auto_map"):
         raise ModelError(f"{model_id} brings its own code, which a Space of hfxfer does not run. Make its Space by hand")
     return About(str(source), model_id, "" if revision == "main" else revision, checkpoints.trained_task(config, model_id),
