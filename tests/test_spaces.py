@@ -206,6 +206,13 @@ def test_a_broken_front_matter_is_named_by_its_place(run, tmp_path):
     assert (folder / "app.py").is_file() and (folder / "hfxfer").is_dir()
 
 
+@pytest.mark.parametrize("environment", [{}, {"HFXFER_MODEL": ""}])
+def test_an_app_without_a_model_says_what_to_set(environment):
+    done = subprocess.run([sys.executable, str(CHECKOUT / "spaces" / "demo" / "app.py")], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1, "", "HFXFER_MODEL is not set, and it says which model to show: set HFXFER_MODEL=NAME/REPO\n")
+
+
 def test_a_space_runs_with_its_own_package_and_requirements_alone(run, tmp_path):
     from gradio_client import Client, handle_file
     from PIL import Image
