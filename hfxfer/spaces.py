@@ -103,10 +103,17 @@ def claim(folder: Path, overwrite: bool) -> None:
         raise RunError(f"{folder} is a file. Give a folder: --output_dir NAME")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    if not all((folder / name).is_file() for name in ("app.py", "requirements.txt", "README.md", "hfxfer/spaces.py")):
+    whole = all((folder / name).is_file() for name in ("app.py", "requirements.txt", "README.md", "hfxfer/spaces.py"))
+    if not whole and not _is_begun(folder / "README.md"):
         raise RunError(f"{folder} is not empty and holds no Space of hfxfer's. Choose another --output_dir")
     if not overwrite:
         raise RunError(f"{folder} holds a Space. Choose another --output_dir, or replace the Space with --overwrite")
+
+
+def _is_begun(readme: Path) -> bool:
+    """True for a Space's README.md that hfxfer wrote, which it does before anything else: the rest may be missing after a kill."""
+    text = readme.read_text(encoding="utf-8", errors="replace") if readme.is_file() else ""
+    return bool(RECORD.search(text)) and split_metadata(text, str(readme))[1].get("sdk") == "gradio"
 
 
 def is_own(readme: str, there: set[str], touched: set[str]) -> bool:
@@ -125,13 +132,19 @@ def write(about: About, folder: Path, existing: str = "") -> None:
     readme = folder / "README.md"
     place = THERE if existing else str(readme)
     existing = existing or (readme.read_text(encoding="utf-8") if readme.is_file() else "")
-    text = _readme(about, existing, place)
+    requirements = _requirements()
+    # First of all: by it `claim` knows the Space again where this is cut short.
+    write_text(readme, _readme(about, existing, place))
     shutil.rmtree(folder / "hfxfer", ignore_errors=True)
     # _shipped holds the Spaces and the card's template of an installed wheel: nothing that runs.
     shutil.copytree(Path(__file__).parent, folder / "hfxfer", ignore=shutil.ignore_patterns("__pycache__", "_shipped", ".*"))
     shutil.copyfile(shipped("spaces") / "demo" / "app.py", folder / "app.py")
-    write_text(folder / "requirements.txt", "".join(f"{name}=={_version(name)}\n" for name in REQUIRED))
-    write_text(readme, text)
+    write_text(folder / "requirements.txt", requirements)
+
+
+def _requirements() -> str:
+    """Raises DependencyError where one that is needed is not installed."""
+    return "".join(f"{name}=={_version(name)}\n" for name in REQUIRED)
 
 
 def _version(name: str) -> str:

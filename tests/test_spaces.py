@@ -180,6 +180,37 @@ def test_written_for_another_model_it_says_nothing_of_the_one_before(run, tmp_pa
     assert (found["models"], found["datasets"], found["short_description"]) == (["me/pets"], ["she/animals"], "Image classification with pets")
 
 
+@pytest.mark.parametrize("step", ["copytree", "copyfile"])
+def test_what_was_cut_short_is_finished_by_the_same_again(run, tmp_path, monkeypatch, step):
+    """An interruption while the package is copied, or just after it."""
+    copy = getattr(shutil, step)
+
+    def cut(source, target, **more):
+        if step == "copytree":
+            (target / "card").mkdir(parents=True)
+        raise KeyboardInterrupt
+    whole, folder = written(run, tmp_path / "whole"), tmp_path / "space"
+    for _ in ("first written", "replaced"):
+        monkeypatch.setattr(shutil, step, cut)
+        with pytest.raises(KeyboardInterrupt):
+            written(run, folder)
+        monkeypatch.setattr(shutil, step, copy)
+        with pytest.raises(RunError) as raised:
+            spaces.claim(folder, overwrite=False)
+        assert str(raised.value) == f"{folder} holds a Space. Choose another --output_dir, or replace the Space with --overwrite"
+        spaces.claim(folder, overwrite=True)
+        written(run, folder)
+        assert {path.relative_to(folder) for path in folder.rglob("*")} == {path.relative_to(whole) for path in whole.rglob("*")}
+
+
+def test_a_models_card_is_no_space(run, tmp_path):
+    card = "---\nlicense: mit\n---\n\n# pets\n\n<!-- hfxfer:record {} -->\n"
+    (tmp_path / "README.md").write_text(card)
+    with pytest.raises(RunError) as raised:
+        spaces.claim(tmp_path, overwrite=True)
+    assert str(raised.value) == f"{tmp_path} is not empty and holds no Space of hfxfer's. Choose another --output_dir"
+
+
 def test_what_the_hub_made_up_for_a_new_space_is_nobodys_edit(run, tmp_path):
     folder = tmp_path / "space"
     folder.mkdir()
