@@ -47,12 +47,16 @@ def logged_events(log: list[dict[str, Any]], trained_parameters: Callable[[str],
 
     trained_parameters: of a stage, by its name.
     """
-    stage, last = None, {"step": 0, "epoch": 0.0}
+    stage = ended = None
+    last = {"step": 0, "epoch": 0.0}
     for entry in log:
+        name = entry.get("stage", "")
         if "train_runtime" in entry:
+            ended = name
+        if name == ended:  # what is evaluated after the training, on whatever rows, is no part of it
             continue
-        if entry.get("stage", "") != stage:
-            stage, before = entry.get("stage", ""), {"step": last["step"], "epoch": last["epoch"]}
+        if name != stage:
+            stage, before = name, {"step": last["step"], "epoch": last["epoch"]}
             yield {"type": "stage", "name": stage, **before, "trained_parameters": trained_parameters(stage)}
         last = logged_event(entry, entry["step"], before)
         yield last

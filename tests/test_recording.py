@@ -25,6 +25,14 @@ def test_steps_and_epochs_go_on_from_stage_to_stage():
         {"type": "log", "loss": 0.5, "epoch": 2.0, "step": 7}]
 
 
+def test_what_is_evaluated_after_the_training_is_no_part_of_it():
+    log = [{"loss": 1.0, "epoch": 1.0, "step": 2, "stage": "head"}, {"train_runtime": 3.0, "epoch": 1.0, "step": 2, "stage": "head"},
+           {"eval_loss": 7.0, "epoch": 1.0, "step": 2, "stage": "head"}, {"eval_loss": 0.5, "epoch": 1.0, "step": 2},
+           {"train_runtime": 3.0, "epoch": 1.0, "step": 2}, {"eval_loss": 8.0, "epoch": 1.0, "step": 2}, {"test_loss": 9.0, "epoch": 1.0, "step": 2}]
+    assert [(event["type"], event["step"], event.get("eval_loss")) for event in logged_events(log, len)] == [
+        ("stage", 0, None), ("log", 2, None), ("stage", 2, None), ("eval", 4, 0.5)]
+
+
 def test_what_is_no_number_is_left_out():
     assert logged_event({"loss": float("nan"), "grad_norm": float("inf"), "note": "x", "epoch": 1.0}, 3, {"step": 1, "epoch": 0.5}) == {
         "type": "log", "epoch": 1.5, "step": 4}
