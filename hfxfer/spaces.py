@@ -30,6 +30,9 @@ REQUIRED = ("accelerate", "gradio", "huggingface_hub", "numpy", "pillow", "pyarr
             "transformers")
 """What app.py and the parts of hfxfer that it runs import; tests/test_spaces.py runs it with nothing else."""
 
+OPTIONAL = ("captum",)
+"""What the app does more with, and without which it says so (its tab Why): named where it is installed here."""
+
 VARIABLES = ("HFXFER_MODEL", "HFXFER_REVISION")
 """What app.py reads from its environment: a Hub id, and a branch where it is not main."""
 
@@ -144,7 +147,8 @@ def write(about: About, folder: Path, existing: str = "") -> None:
 
 def _requirements() -> str:
     """Raises DependencyError where one that is needed is not installed."""
-    return "".join(f"{name}=={_version(name)}\n" for name in REQUIRED)
+    more = [name for name in OPTIONAL if any(metadata.distributions(name=name))]
+    return "".join(f"{name}=={_version(name)}\n" for name in (*REQUIRED, *more))
 
 
 def _version(name: str) -> str:

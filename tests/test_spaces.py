@@ -108,8 +108,20 @@ def test_versions_are_those_installed_without_their_local_part(run, tmp_path, mo
     installed = metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: installed(name) + "+cpu" if name == "torch" else installed(name))
     lines = (written(run, tmp_path / "space") / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in lines] == list(spaces.REQUIRED)
+    assert [line.partition("==")[0] for line in lines if "captum" not in line] == list(spaces.REQUIRED)
     assert f"torch=={installed('torch').partition('+')[0]}" in lines and f"gradio=={installed('gradio')}" in lines
+
+
+def test_what_the_app_can_do_without_is_named_where_it_is_installed(run, tmp_path, monkeypatch):
+    site = tmp_path / "site" / "captum-0.9.0.dist-info"
+    monkeypatch.syspath_prepend(site.parent)
+    site.mkdir(parents=True)
+    (site / "METADATA").write_text("Metadata-Version: 2.1\nName: captum\nVersion: 0.9.0\n")
+    assert (written(run, tmp_path / "with") / "requirements.txt").read_text().endswith("\ncaptum==0.9.0\n")
+    shutil.rmtree(site)
+    monkeypatch.setattr(spaces, "OPTIONAL", ("not-installed-anywhere",))
+    lines = (written(run, tmp_path / "without") / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in lines] == list(spaces.REQUIRED)
 
 
 def test_the_model_is_the_one_that_was_pushed_last(run):
