@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 
-from hfxfer import data, figures, models
+from hfxfer import data, figures, methods, models
 from hfxfer.evaluation import Predictor, score_outcomes, write_predictions
 from hfxfer.run import Run, Score, scores_object, write_text
+from hfxfer.stopping import EarlyStopping, patience_is_over
 from hfxfer.tasks._task import Outcomes, Problem, Task
 
 NUM_EXAMPLES = 12
@@ -63,12 +64,36 @@ def logged_events(log: list[dict[str, Any]], trained_parameters: Callable[[str],
 
 
 def end_event(trainer: Any, seconds: float) -> dict[str, Any]:
-    """What history.jsonl ends with. seconds: of the training."""
-    state = trainer.state
+    """What history.jsonl ends with. seconds: of the training.
+
+    best_step: whose weights the model has, None where it has the last ones. ended_early, stopped_early: before its last step; by early stopping.
+    """
+    state, log = trainer.state, [entry for entry in trainer.state.log_history if "stage" not in entry]
+    end = next((index for index, entry in enumerate(log) if "train_runtime" in entry), None)
+    kept_best = end is not None and trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None
+    early = state.global_step < state.max_steps
+    metric = state.best_metric if state.best_metric is not None and isfinite(state.best_metric) else None
     return {"type": "end", "step": state.global_step, "epoch": state.epoch, "seconds": round(seconds, 3),
-            "waiting_share": round(trainer.waiting.share(seconds), 4), "best_metric": state.best_metric,
-            "best_step": state.best_global_step, "stopped_early": state.global_step < state.max_steps,
+            "waiting_share": round(trainer.waiting.share(seconds), 4), "best_metric": metric,
+            "best_step": state.best_global_step if kept_best else None, "ended_early": early,
+            "stopped_early": early and _patience_is_over(trainer, log[:end]), "frozen_parameters": frozen_parameters(trainer),
             **models.remembered(trainer.accelerator.unwrap_model(trainer.model).config)}
+
+
+def frozen_parameters(trainer: Any) -> int:
+    """Weights that stood still in the last stage."""
+    trained, total = methods.trainable_parameters(trainer.accelerator.unwrap_model(trainer.model))
+    return total - trained
+
+
+def _patience_is_over(trainer: Any, log: list[dict[str, Any]]) -> bool:
+    """Whether early stopping, hfxfer's or that of transformers, has seen enough. log: of the last stage."""
+    for each in trainer.callback_handler.callbacks:
+        if isinstance(each, EarlyStopping) and trainer.args.load_best_model_at_end and patience_is_over(log, trainer.args, each.patience):
+            return True
+        if isinstance(each, EarlyStoppingCallback) and each.early_stopping_patience_counter >= each.early_stopping_patience:
+            return True
+    return False
 
 
 def write_results(run: Run, predictor: Predictor, split: data.Split, outcomes: Outcomes, context: dict[str, Any]) -> None:

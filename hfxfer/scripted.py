@@ -120,7 +120,8 @@ def _history(trainer: Any, seconds: float | None, going_on: bool) -> Iterator[di
     yield from (events := list(recording.logged_events(trainer.whole_log, lambda stage: _trained_parameters(trainer, stage))))
     if going_on:
         before = next((event for event in reversed(events) if event["type"] == "stage"), {"step": 0, "epoch": 0.0})
-        yield {"type": "save", "step": before["step"] + state.global_step, "epoch": before["epoch"] + (state.epoch or 0.0)}
+        yield {"type": "save", "step": before["step"] + state.global_step, "epoch": before["epoch"] + (state.epoch or 0.0),
+               "frozen_parameters": recording.frozen_parameters(trainer)}
     else:
         end = recording.end_event(trainer, seconds or 0.0)
         yield end if seconds else {name: value for name, value in end.items() if name not in ("seconds", "waiting_share")}

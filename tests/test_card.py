@@ -47,6 +47,22 @@ def test_golden_cards_are_fresh():
     assert there == golden_cards(), "model_cards/ is stale. Where the new text is right: python tests/test_card.py"
 
 
+def test_a_card_says_how_the_training_ended_and_what_stood_still(tmp_path):
+    run = Run(shutil.copytree(GOLDEN_RUNS / "emotion", tmp_path / "emotion"))
+    *events, end = run.history()
+
+    def told(**changes):
+        (run.folder / "history.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*events, {**end, **changes}]))
+        return render(run, model_id="me/emotion").text
+
+    assert "- 918 steps in 9 epochs, ended early because validation no longer improved; the best checkpoint" in told()
+    assert "- 918 steps in 9 epochs, ended early.\n" in told(stopped_early=False, ended_early=True, best_step=None)
+    recipe = run.folder / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("method: head", "method: full"))
+    assert "- Method `full`: all weights were trained from the start.\n" in told(frozen_parameters=0)
+    assert "- Method `full`: all weights that are not frozen were trained from the start.\n" in told(frozen_parameters=7)
+
+
 def test_fixtures_and_golden_cards_name_no_local_path():
     for path in [*GOLDEN_RUNS.rglob("*"), *CARDS.glob("*.md")]:
         if path.suffix in (".json", ".jsonl", ".yaml", ".md"):

@@ -61,13 +61,13 @@ def method(facts: Facts) -> str:
     revision = f", revision {escaped(facts.base['revision'])}" if facts.base.get("revision") and facts.base_id else ""
     if not facts.was_trained:
         return f"- The weights are those of {source}{revision}; they were published as they were loaded."
-    lines = [f"- From {source}{revision}.", f"- Method `{facts.recipe.method}`: {METHODS.get(facts.recipe.method, 'see the recipe')}."]
+    lines = [f"- From {source}{revision}.", f"- Method `{facts.recipe.method}`: {_method(facts)}."]
     for stage in facts.events("stage"):
         named = f"Stage {escaped(stage['name'])}: " if stage["name"] else ""
         lines.append(f"- {named}{counted(stage['trained_parameters'], 'trained parameter')}, from epoch {stage['epoch']:g} on.")
     if end:
         best = f"; the best checkpoint on validation, of step {end['best_step']:,}, was kept" if end.get("best_step") else ""
-        early = ", ended early because validation no longer improved" if end.get("stopped_early") else ""
+        early = ", ended early because validation no longer improved" if end.get("stopped_early") else ", ended early" if end.get("ended_early") else ""
         lines.append(f"- {counted(end['step'], 'step')} in {end['epoch']:.3g} epochs{early}{best}.")
     else:
         lines += [f"- Training was still going on: this is the model of step {event['step']:,}." for event in facts.events("save")[-1:]]
@@ -75,6 +75,12 @@ def method(facts: Facts) -> str:
         rungs = ", ".join(rung["method"] for rung in facts.ladder["rungs"])
         lines.append(f"- Chosen by `hfxfer ladder` among {rungs}: {escaped(facts.ladder['reason'], 500)}.")
     return "\n".join(lines)
+
+
+def _method(facts: Facts) -> str:
+    frozen = facts.recipe.freeze or any(event.get("frozen_parameters") for event in (*facts.events("end"), *facts.events("save")))
+    said = METHODS.get(facts.recipe.method, "see the recipe")
+    return said.replace("all weights", "all weights that are not frozen") if frozen else said
 
 
 def settings_table(facts: Facts) -> str:
