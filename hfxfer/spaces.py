@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from hfxfer import checkpoints, fetching
+from hfxfer import checkpoints, fetching, tasks
 from hfxfer.card._facts import is_hub_id
 from hfxfer.card._merge import RECORD, dumped, merged, split_metadata
 from hfxfer.errors import DependencyError, ModelError, RecipeError, RunError
@@ -76,7 +76,7 @@ def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") 
     """
     run = Run(source)
     if run.exists():
-        run.scores()  # says so where the run is not finished
+        task = run.scores()["task"]
         last = next((each for each in run.pushes() if hub_model_id in ("", each["model_id"])), {})
         model_id = hub_model_id or last.get("model_id", "")
         if not model_id:
@@ -90,14 +90,25 @@ def describe(source: str | Path, *, hub_model_id: str = "", revision: str = "") 
         raise RecipeError(f"--hub_model_id says where the model of a Run is, and {source} is no Run, so it stands for a model on the Hub. "
                           "Give a Run, or leave out --hub_model_id")
     else:
-        model_id, at = str(source), fetching.pin(str(source), revision or None)
+        task, model_id, at = "", str(source), fetching.pin(str(source), revision or None)
         config = checkpoints.checkpoint_config(model_id, at)
         given = checkpoints.card_metadata(model_id, at).get("datasets") or []
         datasets = [given] if isinstance(given, str) else given
     if config.get("auto_map"):
         raise ModelError(f"{model_id} brings its own code, which a Space of hfxfer does not run. Make its Space by hand")
-    return About(str(source), model_id, "" if revision == "main" else revision, checkpoints.trained_task(config, model_id),
+    task = task or _shown_task(config, model_id)
+    if task not in tasks.BUILT_IN:
+        raise ModelError(f"{source} is for the task {task}, which another package brings, and a Space holds hfxfer alone. Make its Space by hand")
+    return About(str(source), model_id, "" if revision == "main" else revision, task,
                  tuple(each for each in datasets if is_hub_id(str(each))))
+
+
+def _shown_task(config: dict[str, Any], model_id: str) -> str:
+    try:
+        return checkpoints.trained_task(config, model_id)
+    except ModelError as error:  # whose advice is a flag that others have
+        raise ModelError(f"{model_id} is for no task that a Space of hfxfer's shows; allowed: {', '.join(tasks.BUILT_IN)}. "
+                         "Make its Space by hand") from error
 
 
 def claim(folder: Path, overwrite: bool) -> None:

@@ -344,3 +344,33 @@ def test_a_hub_that_does_not_answer_is_waited_for_once(hub, hfxfer, run, tmp_pat
     assert done.code != 0 and done.talk.count("trying again") == hfxfer("predict", "me/away", "x").talk.count("trying again") > 0
     assert "licence" not in done.talk
     hub.clear()
+
+
+# --- refused, and what was written before ------------------------------------------------------------------------------
+
+def test_a_space_that_may_not_be_made_after_the_models_commit_ends_with_the_command_that_goes_on(hub, push):
+    hub.fail("/api/repos/create", "read-only", after=1)
+    done = push("--space")
+    assert done.code == 1 and last(done.talk) == push.again.replace(" --yes", " --yes --space") and len(hub.repo(push.id).pushes) == 1
+    assert error_of(done).startswith(f"making {push.id}-demo is not allowed (status 403: ")
+    hub.fail("/api/repos/create", "read-only")  # now the model is there, and nothing is written before
+    done = push("--space")
+    assert done.code == 2 and "continue with" not in done.talk and ("space", f"{push.id}-demo") not in hub.repos
+
+
+def test_a_secret_that_may_not_be_set_after_a_variable_ends_with_the_command_that_goes_on(hub, hfxfer, push):
+    hub.add_repo(push.id, {"config.json": json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})}, private=True)
+    hub.add_repo("me/set", kind="space")
+    hub.fail("*/secrets", "read-only", method="POST")
+    command = ["space", push.id, "--hub_space_id", "me/set", "--yes"]
+    done = hfxfer(*command, HFXFER_SPACE_TOKEN=hub.token("me", "read"))
+    assert done.code == 1 and error_of(done).startswith("setting HF_TOKEN is not allowed (status 403: ")
+    assert last(done.talk) == f"continue with: hfxfer {' '.join(command)}" and variables(hub.repo("me/set", "space")) == {"HFXFER_MODEL": push.id}
+
+
+def test_a_model_of_no_task_of_ours_gets_no_space(hub, hfxfer, run, tmp_path):
+    hub.add_repo("me/chat", {"config.json": json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"})})
+    done = hfxfer("space", "me/chat", "--output_dir", tmp_path / "space")
+    assert (done.code, error_of(done)) == (
+        2, "me/chat is for no task that a Space of hfxfer's shows; allowed: image-classification, text-classification, token-classification. "
+           "Make its Space by hand")

@@ -146,6 +146,17 @@ def test_what_is_no_run_and_what_brings_its_own_code_is_refused(run):
     assert str(refused.value) == "me/pets brings its own code, which a Space of hfxfer does not run. Make its Space by hand"
 
 
+def test_the_task_is_the_runs_own_and_one_of_another_package_is_refused(run):
+    config, scores = run / "model" / "config.json", run / "model" / "scores.json"
+    config.write_text(json.dumps({"architectures": ["OneNetwork"], "model_type": "one"}))
+    assert spaces.describe(run, hub_model_id="me/pets").task == "image-classification"
+    scores.write_text(scores.read_text().replace("image-classification", "bird-counting"))
+    with pytest.raises(ModelError) as refused:
+        spaces.describe(run, hub_model_id="me/pets")
+    assert str(refused.value) == (
+        f"{run} is for the task bird-counting, which another package brings, and a Space holds hfxfer alone. Make its Space by hand")
+
+
 def test_nothing_is_overwritten_unasked(run, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
