@@ -20,7 +20,7 @@ from hfxfer import card as cards
 from hfxfer import console, publishing, remote_card, repository, spaces
 from hfxfer.errors import RecipeError, RefusedError, RunError
 from hfxfer.network import LOGIN, asked, patient, said
-from hfxfer.repository import MAIN, Plan, Wanted
+from hfxfer.repository import MAIN, Plan, Wanted, Writing
 from hfxfer.run import Run
 
 OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json",
@@ -86,7 +86,7 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
     if packed.left_out:
         console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
     api = HfApi()
-    with patient(), tempfile.TemporaryDirectory(prefix="hfxfer-") as folder:
+    with patient(), Writing() as writing, tempfile.TemporaryDirectory(prefix="hfxfer-") as folder:
         check_account(api, hub_model_id)
         wanted = Wanted(hub_model_id, "model", run.model_dir, packed.files, OWN_FILES, revision, private, last.get("commit", ""))
         plan = repository.planned(api, wanted)
@@ -100,9 +100,10 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
         verified = publishing.prove(run)  # after what is asked in a second: it imports each library
         if confirm is not None:
             confirm(plan, *([demo.plan] if demo else []))
-        commit = repository.sent(api, plan, repository.made(api, plan), commit_message or f"Upload {run.folder.resolve().name} with hfxfer")
+        head = repository.made(api, plan, writing)
+        commit = repository.sent(api, plan, head, commit_message or f"Upload {run.folder.resolve().name} with hfxfer", writing)
         _record(run, hub_model_id, revision, commit=commit, card=remote_card.git_hash((run.model_dir / "README.md").read_bytes()))
-        shown = _sent_space(api, demo, run, commit) if demo else None
+        shown = _sent_space(api, demo, run, commit, writing) if demo else None
     if last.get("space_id") and not demo and commit != plan.head:
         console.hint(f"the Space {last['space_id']} shows the model as it was until it starts again, which push --space sees to")
     return Pushed(hub_model_id, repository.address(api, plan), revision, commit, plan.sent, plan.deleted, verified, shown)
@@ -122,6 +123,7 @@ def push_space(source: str | Path, *, hub_space_id: str, hub_model_id: str = "",
     api, run = HfApi(), Run(source)
     with ExitStack() as stack:
         stack.enter_context(patient())
+        writing = stack.enter_context(Writing())
         about = spaces.describe(source, hub_model_id=hub_model_id, revision=revision)
         folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hfxfer-")))
         spaces.claim(folder, overwrite)
@@ -131,7 +133,7 @@ def push_space(source: str | Path, *, hub_space_id: str, hub_model_id: str = "",
                               private, model)
         if confirm is not None:
             confirm(demo.plan)
-        return _sent_space(api, demo, run, model.commit, commit_message)
+        return _sent_space(api, demo, run, model.commit, writing, commit_message)
 
 
 def _notes(packed: publishing.Package, is_merged: bool) -> tuple[str, ...]:
@@ -336,18 +338,19 @@ def _reader(api: Any, model_id: str, model: _Model, plan: Plan) -> tuple[str, li
     return value, [f"secret {SECRET} = {READER}, {whose}, which may only read"]
 
 
-def _sent_space(api: Any, demo: _Demo, run: Run, model: str, message: str = "") -> PushedSpace:
+def _sent_space(api: Any, demo: _Demo, run: Run, model: str, writing: Writing, message: str = "") -> PushedSpace:
     """Variables and secret come before the commit, which starts the Space. model: the commit that it is to show."""
     plan, about = demo.plan, demo.about
     last = _last_push(run, about.model_id, about.revision or MAIN)
-    head = repository.made(api, plan)
+    head = repository.made(api, plan, writing)
     for name, value in demo.variables.items():
-        asked(f"setting {name}", lambda name=name, value=value: api.add_space_variable(plan.repo_id, name, value))
+        writing.asked(f"setting {name}", lambda name=name, value=value: api.add_space_variable(plan.repo_id, name, value))
     for name in demo.unset:
-        asked(f"taking away {name}", lambda name=name: api.delete_space_variable(plan.repo_id, name))
+        writing.asked(f"taking away {name}", lambda name=name: api.delete_space_variable(plan.repo_id, name))
     if demo.reader:
-        asked(f"setting {SECRET}", lambda: api.add_space_secret(plan.repo_id, SECRET, demo.reader, description="read-only: loads the model"))
-    commit = repository.sent(api, plan, head, message or f"Upload the demo of {about.model_id} with hfxfer")
+        writing.asked(f"setting {SECRET}",
+                      lambda: api.add_space_secret(plan.repo_id, SECRET, demo.reader, description="read-only: loads the model"))
+    commit = repository.sent(api, plan, head, message or f"Upload the demo of {about.model_id} with hfxfer", writing)
     if run.exists():
         if plan.is_empty and (last.get("space_id"), last.get("space_model")) != (plan.repo_id, model):
             _start_again(api, plan)

@@ -1,8 +1,9 @@
 """repository: one commit of a folder to a repository of the Hub, whatever its kind.
 
-    plan = planned(api, wanted)            # what would change; nothing is written
-    head = made(api, plan)                 # the repository and the branch, where they are new
-    commit = sent(api, plan, head, "…")    # one commit, read back
+    plan = planned(api, wanted)                     # what would change; nothing is written
+    with Writing() as writing:
+        head = made(api, plan, writing)             # the repository and the branch, where they are new
+        commit = sent(api, plan, head, "…", writing)    # one commit, read back
 
 `create_commit` is one request and atomic, and raises when its answer is lost although the commit exists (huggingface_hub 2.4): heads are
 compared before it is tried again.
@@ -13,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -201,21 +202,40 @@ def is_same(path: Path, there: Stored) -> bool:
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
-def made(api: Any, plan: Plan) -> str:
+class Writing:
+    """Requests that write. From the first one on a RefusedError becomes a WorkError: it is not before any work any more."""
+
+    def __init__(self) -> None:
+        self.begun = False
+
+    def __enter__(self) -> Writing:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self.begun and isinstance(error, RefusedError):
+            raise WorkError(str(error)) from error
+
+    def asked(self, what: str, ask: Callable[[], Any]) -> Any:
+        answer = asked(what, ask)
+        self.begun = True
+        return answer
+
+
+def made(api: Any, plan: Plan, writing: Writing) -> str:
     """The head to commit on; repository and branch are made where they are new."""
     head, more = plan.head, {"space_sdk": "gradio"} if plan.kind == "space" else {}
     if head is None:
-        asked(f"making {plan.repo_id}", lambda: api.create_repo(plan.repo_id, repo_type=plan.kind, private=plan.private, exist_ok=True, **more))
+        writing.asked(f"making {plan.repo_id}", lambda: api.create_repo(plan.repo_id, repo_type=plan.kind, private=plan.private, exist_ok=True, **more))
         head = stored(api, plan.kind, plan.repo_id, MAIN)[0]
     if plan.new_branch:
-        asked(f"making the branch {plan.revision}",
-              lambda: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.revision, revision=head, exist_ok=True))
+        writing.asked(f"making the branch {plan.revision}",
+                      lambda: api.create_branch(plan.repo_id, repo_type=plan.kind, branch=plan.revision, revision=head, exist_ok=True))
     return head
 
 
-def sent(api: Any, plan: Plan, head: str, message: str) -> str:
+def sent(api: Any, plan: Plan, head: str, message: str, writing: Writing) -> str:
     """The id of the commit that holds the folder: a new one or, where nothing had changed, the head. Raises WorkError, RefusedError."""
-    commit = _committed(api, plan, head, message) if plan.sent or plan.deleted else head
+    commit = _committed(api, plan, head, message, writing) if plan.sent or plan.deleted else head
     _, theirs = stored(api, plan.kind, plan.repo_id, commit)
     if not _holds(plan, theirs):
         raise WorkError(f"{plan.repo_id} at {commit[:7]} is not what is in {plan.folder}: {', '.join(_differing(plan, theirs))}. "
@@ -231,19 +251,22 @@ def _operations(plan: Plan) -> list[Any]:
             *(CommitOperationDelete(name, is_folder=False) for name in plan.deleted)]
 
 
-def _committed(api: Any, plan: Plan, head: str, message: str) -> str:
+def _committed(api: Any, plan: Plan, head: str, message: str, writing: Writing) -> str:
     """Send the commit and return its id. A lost answer is known by the head, which then holds what was sent."""
     console.talk(f"sending {size(plan.num_bytes)} in {len(plan.sent)} {'file' if len(plan.sent) == 1 else 'files'} to {plan.repo_id}")
     for attempt in itertools.count(1):
         try:
             with _bars_on_terminals_only():
-                return api.create_commit(plan.repo_id, _operations(plan), repo_type=plan.kind, commit_message=message, revision=plan.revision,
-                                         parent_commit=head).oid
+                commit = api.create_commit(plan.repo_id, _operations(plan), repo_type=plan.kind, commit_message=message, revision=plan.revision,
+                                           parent_commit=head).oid
+            writing.begun = True
+            return commit
         except Exception as error:  # whatever the client, httpx or Xet raise: told apart just below
             # The client wraps what befell one of several uploads.
             failure = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, Exception) else error
         if not is_passing(failure) and status_of(failure) != 412:
             raise refusal(failure, f"sending to {plan.repo_id}") from failure
+        writing.begun = True  # perhaps: the answer may have been lost
         now, theirs = stored(api, plan.kind, plan.repo_id, plan.revision)
         if now != head and _holds(plan, theirs):
             console.talk(f"the answer was lost, but the commit {now[:7]} is there")

@@ -414,12 +414,25 @@ def test_what_somebody_else_committed_is_shown_and_not_overwritten(hub, push):
     assert published(hub, push.id)["somebody-2.txt"] == b"not ours\n"
 
 
-def test_a_token_that_is_demoted_meanwhile(hub, push):
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_token_that_is_demoted_meanwhile(hub, push, is_new):
+    """Refused where nothing had been written; where the repository had been made, the push failed on the way, and goes on."""
+    push.named(f"me/demoted-{is_new}")
+    if not is_new:
+        hub.add_repo(push.id)
     hub.fail("*/preupload/main", "read-only")
     done = push()
-    assert done.code == 2 and error_of(done) == (
+    assert done.code == (1 if is_new else 2) and (last(done.talk) == push.again) == is_new and error_of(done) == (
         f"sending to {push.id} is not allowed (status 403: you must use a write token to upload to a repository). "
         "Log in with: hf auth login (or set HF_TOKEN), with a token that may write")
+
+
+def test_a_branch_that_was_made_before_a_refusal_is_gone_on_with(hub, push):
+    hub.add_repo(push.id)
+    hub.fail("*/preupload/v2", "read-only")
+    done = push("--revision", "v2")
+    assert done.code == 1 and last(done.talk) == push.again.replace(" --yes", " --revision v2 --yes")
+    assert push("--revision", "v2").code == 0
 
 
 def test_a_licence_that_was_once_given_stays_given(hub, hfxfer, push):
