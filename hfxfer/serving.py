@@ -25,7 +25,8 @@ class FineTuned:
     def labels(self) -> tuple[str, ...]:
         return self.predictor.problem.labels
 
-    def _columns(self) -> dict[str, data.Column]:
+    @property
+    def columns(self) -> dict[str, data.Column]:
         """The task's roles; the columns that the Run was trained on are the first names that each is looked for under."""
         roles = self.predictor.task.columns
         trained = self.run.read_json("data.json")["columns"] if self.run else {}
@@ -37,7 +38,7 @@ class FineTuned:
 
         rows: one or a list of paths, texts, PIL images or dicts by column; a Dataset; a DataFrame.
         """
-        split = inputs.load_inputs(rows, self._columns(), columns or {})
+        split = inputs.load_inputs(rows, self.columns, columns or {})
         return predict_split(self.predictor, split, batch_size)
 
     def evaluate(self, dataset: Any, *, split: str = "test", columns: dict[str, str] | None = None, batch_size: int = 64,
@@ -53,7 +54,7 @@ class FineTuned:
         target = data.Target(predictor.problem.problem_type, predictor.problem.labels)
         source = data.read_source(dataset, recipe)
         report = self.run.read_json("data.json") if self.run else None
-        rows = data.load_split(source, split, self._columns(), recipe, target, report=report)
+        rows = data.load_split(source, split, self.columns, recipe, target, report=report)
         outcomes, _ = evaluate_split(predictor, rows, batch_size, what=f"evaluating {rows.name}")
         if int(os.environ.get("RANK", "0")):
             return None

@@ -18,7 +18,7 @@ def probabilities(record: dict[str, Any]) -> dict[str, float]:
     return {name.removeprefix("score_"): value for name, value in record.items() if name.startswith("score_")}
 
 
-def answer(record: dict[str, Any], problem_type: str, text: str = "") -> Any:
+def answer(record: dict[str, Any], problem_type: str, text: str | None = None) -> Any:
     """What /predict returns: gr.Label's {label, confidences}; {value, low, high}; or a list of entities with positions in `text`.
 
     Of several labels, label is the most probable one, as in gr.Label, and labels are those that are given.
@@ -32,8 +32,10 @@ def answer(record: dict[str, Any], problem_type: str, text: str = "") -> Any:
     return {**found, "labels": record["labels"]} if problem_type == MULTI_LABEL else found
 
 
-def entities(record: dict[str, Any], text: str) -> list[dict[str, Any]]:
-    """entity, start, end, score; positions are characters of `text` as the person wrote it, not of its words joined by spaces."""
+def entities(record: dict[str, Any], text: str | None) -> list[dict[str, Any]]:
+    """entity, start, end, score; positions are characters of `text` as the person wrote it; without it, of the words joined by spaces."""
+    if text is None:
+        return [{name: each[name] for name in ("entity", "start", "end", "score")} for each in record["entities"]]
     spans = [found.span() for found in WORD.finditer(text)]
     joined, starts, ends = 0, {}, {}
     for start, end in spans:

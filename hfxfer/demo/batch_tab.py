@@ -60,8 +60,8 @@ class BatchTab:
         served = self.models.get(which or "", self.first)
         found: list[Any] = []
         for made in self._records(served, rows_of(served, files)):
-            for record, text in made:
-                answer = None if "problem" in record else answers.answer(record, served.problem_type, text)
+            for record in made:
+                answer = None if "problem" in record else answers.answer(record, served.problem_type)
                 found.append(record if answer is None else {"input": record["input"], **_as_object(answer)})
             yield found
 
@@ -73,27 +73,26 @@ class BatchTab:
         lines: list[list[str]] = []
         waiting = gr.DownloadButton(interactive=False)
         for made in self._records(served, rows):
-            records += [record for record, _ in made]
-            lines += [_line(record, served.problem_type, threshold) for record, _ in made]
+            records += made
+            lines += [_line(record, served.problem_type, threshold) for record in made]
             yield words.BATCH_PROGRESS.format(done=len(records), total=len(rows)), lines, waiting, waiting
         unsure, bad = (sum(bool(line[column]) for line in lines) for column in (3, 4))
         said = words.BATCH_DONE.format(total=len(rows), unsure=unsure, bad=bad, threshold=answers.percent(threshold))
         written = _written(records)
         yield said, lines, *(gr.DownloadButton(value=path, interactive=True) for path in written)
 
-    def _records(self, served: Served, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[list[tuple[dict[str, Any], str]]]:
-        """(record with `input` as the person named it, or with its problem; the text) of each row, CHUNK after CHUNK."""
+    def _records(self, served: Served, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
+        """The record of each row, with `input` as the person named it, or with its problem; CHUNK after CHUNK."""
         for start in range(0, len(rows), CHUNK):
             made: list[Any] = []
             for name, row in rows[start:start + CHUNK]:
                 try:
-                    made.append((name, _checked(row)))
+                    made.append((name, _checked(served, row)))
                 except gr.Error as error:
                     made.append((name, error.message))
             good = [row for _, row in made if isinstance(row, dict)]
             answered = iter(served.predict(good) if good else [])
-            yield [({**next(answered), "input": name}, _text(row)) if isinstance(row, dict) else ({"input": name, "problem": row}, "")
-                   for name, row in made]
+            yield [{**next(answered), "input": name} if isinstance(row, dict) else {"input": name, "problem": row} for name, row in made]
 
 
 def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -114,7 +113,7 @@ def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, An
     if not name.lower().endswith(TABLES) or not path.lower().endswith(TABLES):
         raise refusal(words.NO_TABLE, name=name, allowed=" ".join(TABLES))
     try:
-        split = sources.load_inputs([Path(path)], served.task.columns)
+        split = sources.load_inputs([Path(path)], served.model().columns)
     except DataError as error:
         # Its sentence helps, but neither the folder that uploads lie in nor a flag of the command line does.
         said = str(error).partition(" Say which one")[0].replace(path, name)
@@ -124,17 +123,13 @@ def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, An
     return [(served.task.describe_input(row) if row else "", {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]
 
 
-def _checked(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its picture decoded, or its texts measured. Raises gr.Error."""
+def _checked(served: Served, row: dict[str, Any]) -> dict[str, Any]:
+    """The row with its picture decoded, or its texts measured. Raises gr.Error. An empty second text stays, as it does for `hfxfer predict`."""
     if "image" in row:
         return {"image": limits.picture(row["image"])}
-    for value in row.values():
-        limits.text(" ".join(value) if isinstance(value, list) else value)
+    for role, value in row.items():
+        limits.text(" ".join(value) if isinstance(value, list) else value, required=served.task.columns[role].required)
     return row
-
-
-def _text(row: dict[str, Any]) -> str:
-    return " ".join(row["tokens"]) if "tokens" in row else ""
 
 
 def _as_object(answer: Any) -> dict[str, Any]:

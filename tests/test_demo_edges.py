@@ -1,0 +1,114 @@
+"""The app where a file, a label, a table or a config is other than most: tiny models that are made, not trained."""
+
+import contextlib
+import io
+import json
+
+import pytest
+
+pytest.importorskip("gradio")
+
+import gradio as gr  # noqa: E402
+
+import hfxfer  # noqa: E402
+from hfxfer.demo import limits  # noqa: E402
+from hfxfer.demo.batch_tab import BatchTab, rows_of  # noqa: E402
+from hfxfer.demo.served import Served  # noqa: E402
+from hfxfer.demo.why_tab import WhyTab  # noqa: E402
+
+HOSTILE = "<img src=x>*a*"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    from tiny_models import bert_checkpoint
+
+    return bert_checkpoint(tmp_path_factory.mktemp("edges") / "bert")
+
+
+def model(bert, folder, kind, labels, always=None):
+    """A model folder with a random head; always: the label that it answers whatever it reads."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    named = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    made = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(bert, **named)
+    if always is not None:
+        with torch.no_grad():
+            made.classifier.bias[labels.index(always)] = 20
+    made.save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return str(folder)
+
+
+def loaded(source):
+    served = Served(str(source))
+    served.start()
+    return served
+
+
+def why_tab(*models):
+    with gr.Blocks():
+        return WhyTab({each.name: each for each in models}, None)
+
+
+def batch(served, *paths):
+    """What /batch returns of these files."""
+    with gr.Blocks():
+        tab = BatchTab({served.name: served}, None, gr.Slider())
+    return list(tab.batch([(str(path), path.name) for path in paths]))[-1]
+
+
+def test_an_entity_that_begins_inside_is_explained(bert, tmp_path):
+    pytest.importorskip("captum")
+    served = loaded(model(bert, tmp_path / "iob1", "TokenClassification", ["O", "B-PER", "I-PER"], always="I-PER"))
+    assert [each["entity"] for each in served.predict([{"tokens": ["ada", "smith"]}])[0]["entities"]] == ["PER"]
+    said = why_tab(served).explain("ada smith", "")
+    assert said["label"] == "I-PER" and [each["word"] for each in said["words"]] == ["ada", "smith"]
+
+
+def test_a_table_is_read_by_the_columns_that_were_trained(bert, tmp_path):
+    from tiny_models import text_rows, write_jsonl
+
+    from hfxfer.training import train
+
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": f"number {index}", "phrase": row["text"], "label": row["label"]}
+                                          for index, row in enumerate(text_rows(60))])
+    with contextlib.redirect_stderr(io.StringIO()):
+        run = train(model=str(bert), data=str(tmp_path / "rows.jsonl"), output_dir=str(tmp_path / "run"), columns={"text": "phrase"},
+                    num_train_epochs=1, plan="none", method="full")
+    (tmp_path / "new.csv").write_text("text,phrase\nnumber 1,a good day\n", encoding="utf-8")
+    served = loaded(run.folder)
+    assert rows_of(served, [(str(tmp_path / "new.csv"), "new.csv")]) == [("a good day", {"text": "a good day"})]
+    assert hfxfer.load(run).columns["text"].names[0] == "phrase"
+
+
+def test_a_broken_avif_is_refused_in_a_sentence(tmp_path):
+    from PIL import Image, features
+
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    whole = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(whole, "AVIF")
+    (tmp_path / "a.avif").write_bytes(whole.getvalue().replace(b"iinf", b"xinf"))
+    with pytest.raises(RuntimeError):
+        Image.open(tmp_path / "a.avif")
+    with pytest.raises(gr.Error) as caught:
+        limits.picture(str(tmp_path / "a.avif"))
+    assert caught.value.message == "That picture is broken or cut short. Take another copy of it."
+
+
+def test_an_empty_second_text_is_what_predict_makes_of_it(bert, tmp_path):
+    served = loaded(model(bert, tmp_path / "pairs", "SequenceClassification", ["x", "y"]))
+    (tmp_path / "a.csv").write_text('text,text_pair\ngood,""\nbad,day\n', encoding="utf-8")
+    said, expected = batch(served, tmp_path / "a.csv"), served.model().predict(str(tmp_path / "a.csv"))
+    assert [each["confidences"][0]["confidence"] for each in said] == pytest.approx([each["score"] for each in expected], abs=1e-6)
+
+
+def test_words_with_spaces_in_them_are_tagged_where_they_stand_among_the_others(bert, tmp_path):
+    served = loaded(model(bert, tmp_path / "tags", "TokenClassification", ["O", "B-PER"], always="B-PER"))
+    (tmp_path / "a.jsonl").write_text(json.dumps({"tokens": [" ada", "new york", "b "]}) + "\n", encoding="utf-8")
+    said = batch(served, tmp_path / "a.jsonl")[0]
+    assert [(each["start"], each["end"]) for each in said["entities"]] == [(0, 4), (5, 13), (14, 16)]
+    assert said["input"] == " ada new york b " and list(said["entities"][0]) == ["entity", "start", "end", "score"]
