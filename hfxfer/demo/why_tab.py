@@ -82,33 +82,33 @@ class WhyTab:
     def _explained(self, served: Served, label: str | None, *values: Any) -> tuple[str, Seen | Read | None]:
         """The label that is explained, and the explanation. Raises gr.Error."""
         row = self.box.row(*values)
-        chosen = label or self._answered(served, row)
-        if served.problem_type != REGRESSION and chosen and chosen not in served.labels:
-            raise refusal(words.UNKNOWN_LABEL, label=str(chosen)[:80], allowed=", ".join(served.labels[:20]))
-        if not chosen:
-            return "", None
-        target = 0 if served.problem_type == REGRESSION else served.labels.index(chosen)
+        if label and served.problem_type != REGRESSION and label not in served.labels:
+            raise refusal(words.UNKNOWN_LABEL, label=str(label)[:80], allowed=", ".join(served.labels[:20]))
+        candidates = [label] if label else self._answered(served, row)
         with served.alone() as model:
             try:
-                if served.is_image:
-                    return chosen, explain_picture(model.predictor, row, target)
-                return chosen, explain_text(model.predictor, row, self.box.text(*values), target)
+                for chosen in candidates:
+                    target = 0 if served.problem_type == REGRESSION else served.labels.index(chosen)
+                    found = (explain_picture(model.predictor, row, target) if served.is_image else
+                             explain_text(model.predictor, row, self.box.text(*values), target))
+                    if found is not None:
+                        return chosen, found
+                return "", None
             except Exception as error:
                 console.error(f"explaining failed: {type(error).__name__}: {error}")
                 raise refusal(words.FAILED) from error
 
-    def _answered(self, served: Served, row: dict[str, Any]) -> str:
-        """The most probable label; of words, the tag of the first thing found, or nothing; of a number its name."""
+    def _answered(self, served: Served, row: dict[str, Any]) -> list[str]:
+        """The most probable label; of a number its name; of words, the tags that what was found may bear, in its order."""
         record = served.predict([row])[0]
         if served.problem_type == REGRESSION:
-            return words.ANSWER
+            return [words.ANSWER]
         if served.problem_type != "tags":
             found = probabilities(record)
-            return max(found, key=found.__getitem__)
-        for each in record["entities"]:
-            kinds = (f"B-{each['entity']}", each["entity"], f"I-{each['entity']}", f"S-{each['entity']}")
-            return next(name for name in kinds if name in served.labels)
-        return ""
+            return [max(found, key=found.__getitem__)]
+        # An entity may begin with I-, where B- only parts two neighbours (IOB1).
+        kinds = [kind for entity in dict.fromkeys(each["entity"] for each in record["entities"]) for kind in (f"B-{entity}", entity, f"I-{entity}")]
+        return [kind for kind in kinds if kind in served.labels]
 
 
 def sentence(label: str, found: Seen | Read) -> str:
