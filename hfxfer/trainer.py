@@ -91,8 +91,9 @@ class TransferTrainer(Trainer):
 
     @property
     def whole_log(self) -> list[dict[str, Any]]:
-        """log_history, that of the stages before this one among it."""
-        return [*self.earlier_log, *self.state.log_history]
+        """log_history, that of the stages before this one among it; entries name their stage, where it has a name."""
+        stage = {"stage": self.stage.name} if self.stage is not None and self.stage.name else {}
+        return [*self.earlier_log, *({**entry, **stage} for entry in self.state.log_history)]
 
     @property
     def scores_rows(self) -> bool:

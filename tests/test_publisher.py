@@ -4,6 +4,7 @@ The scripts run in one process of their own, with the unchanged client. None of 
 """
 
 import json
+import re
 import textwrap
 from pathlib import Path
 
@@ -135,6 +136,9 @@ said["equal"] = all(torch.equal(value, quiet.model.state_dict()[name]) for name,
                                                                                    "step 6")), "End of training"]
     assert [(event["name"], event["step"]) for event in Run(script.out).history() if event["type"] == "stage"] == [("stage-1-head", 0), ("", 3)]
     assert "Stage stage-1-head" in card_of(hub, script.id)
+    first = hub.repo(script.id).files(hub.repo(script.id).pushes[0].oid)["README.md"].decode()
+    # Pooler and classifier: 32 × 32 + 32 + 2 × 32 + 2. Nothing of a stage that is yet to come.
+    assert re.findall(r"(?m)^- (?:Stage .*: )?[\d,]+ trained parameters.*", first) == ["- Stage stage-1-head: 1,122 trained parameters, from epoch 0 on."]
 
 
 def test_adapters_are_merged_in_what_is_pushed_while_they_are_trained(hub, script):
