@@ -24,7 +24,7 @@ def check(positional: list[str], flags: dict[str, Any]) -> int:
     if len(positional) > 1:
         raise RecipeError(f"check takes one recipe, got {' '.join(positional)}")
     actions = {name: flags.get(name, False) for name in ("resume", "overwrite")}
-    settings = {name: value for name, value in flags.items() if name not in actions}
+    settings = {name: value for name, value in flags.items() if name not in (*actions, "yes")}
     from hfxfer.recipe import partly_read, yaml_settings
     from hfxfer.run import Run
 
@@ -85,11 +85,12 @@ def push_trained(run: Run, recipe: Recipe, yes: bool, result: dict[str, Any]) ->
     try:
         done = push(run)
     except (Exception, KeyboardInterrupt) as error:
-        return report(error, f"continue with: {same}")
+        return report(error, f"continue with: {same}", result)
     console.emit({**result, "pushed": told(done)})
     return EXIT_DONE
 
 
 CHECK = Command("[recipe.yaml] [--SETTING VALUE …]", "find what would fail in training or in publishing, all of it at once, before the first second",
                 check, {"resume": Flag("switch", "as train would go on with the run in --output_dir"),
-                        "overwrite": Flag("switch", "as train would replace the run in --output_dir"), "format": FORMAT}, settings=True)
+                        "overwrite": Flag("switch", "as train would replace the run in --output_dir"),
+                        "yes": Flag("switch", "as train would not ask; check never does"), "format": FORMAT}, settings=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hfxfer import console
 from hfxfer.errors import HfxferError, exit_code
 
 
-def report(error: BaseException, command: str = "") -> int:
-    """Say what went wrong, and last the `command` that goes on; return the exit code."""
+def report(error: BaseException, command: str = "", result: dict[str, Any] | None = None) -> int:
+    """Say what went wrong, and last the `command` that goes on; return the exit code. result: what --format json says of what was done before."""
     if os.environ.get("HFXFER_DEBUG") == "1":
         import traceback
 
@@ -19,7 +20,7 @@ def report(error: BaseException, command: str = "") -> int:
         console.talk(text)
     else:
         console.error(text)
-    console.emit({"error": text, "exit_code": exit_code(error)})
+    console.emit({**(result or {}), "error": text, "exit_code": exit_code(error)})
     if command:
         console.talk(command)
     return exit_code(error)

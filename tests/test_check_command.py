@@ -71,7 +71,7 @@ def is_there(hub, model_id):
 def test_a_good_check_says_what_was_looked_at_and_writes_nothing(hub, hfxfer, place, tmp_path):
     words = ["--model", place / "net", "--data", place / "digits", "--output_dir", tmp_path / "run", "--license", "mit", "--push_to_hub",
              "--hub_model_id", "me/good"]
-    done = hfxfer("check", *words)
+    done = hfxfer("check", *words, "--yes")  # as train is called
     assert done.code == 0, done.talk
     loss = done.out.partition("(loss ")[2].partition(")")[0]
     assert done.out.splitlines() == [
@@ -83,7 +83,7 @@ def test_a_good_check_says_what_was_looked_at_and_writes_nothing(hub, hfxfer, pl
         "checked: published: it would load in transformers, timm",
         "checked: card: the Hub accepts it"]
     assert 0 < float(loss) < 5
-    assert last(done.talk) == f"next: hfxfer train {' '.join(map(str, words))}"
+    assert last(done.talk) == f"next: hfxfer train {' '.join(map(str, words))} --yes"
     assert not (tmp_path / "run").exists() and not is_there(hub, "me/good")
     assert {request.method for request in hub.asked() if "validate-yaml" not in request.path} == {"GET"}
     card = json.loads(next(request.body for request in hub.asked() if "validate-yaml" in request.path))["content"]
@@ -239,6 +239,15 @@ def test_a_push_that_fails_leaves_the_run_and_ends_with_the_command_that_goes_on
     assert done.code == 1 and last(done.talk) == f"continue with: {again}" and done.out.startswith("accuracy  ")
     assert Run(tmp_path / "run").is_finished() and hub.repo("me/failing").pushes == []
     assert hfxfer(*again.split()[1:]).code == 0 and len(hub.repo("me/failing").pushes) == 1 and hub.repo("me/failing").private
+
+
+def test_a_push_that_fails_keeps_what_is_known_of_the_training(hub, train, tmp_path):
+    hub.fail("*/commit/main", 403, message="no more")
+    done, run = train("me/kept", "--yes", "--format", "json"), Run(tmp_path / "run")
+    assert done.code == 1 and json.loads(done.out) == {
+        "run": str(run.folder), "model": str(run.model_dir), "scores": json.loads((run.model_dir / "scores.json").read_text()),
+        "error": "sending to me/kept is not allowed (status 403: no more). Log in with: hf auth login (or set HF_TOKEN), with a token that may write",
+        "exit_code": 1}
 
 
 def test_a_token_that_is_demoted_while_it_trains_is_a_failure_in_work(hub, train, tmp_path):
