@@ -24,9 +24,9 @@ from hfxfer.repository import MAIN, Plan, Wanted, Writing
 from hfxfer.run import Run
 
 OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json",
-             "preprocessor_config.json", "processor_config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json",
-             "added_tokens.json", "*.model", "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
-"""What would belong to another version of the model where `model/` no longer has it: deleted. Whatever else is there is somebody's own."""
+             "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
+             "special_tokens_map.json", "added_tokens.json", "*.model", "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
+"""What would belong to another version of the model where `model/` no longer has it: deleted (`repository.is_own`). Whatever else is there is somebody's own."""
 
 READER = "HFXFER_SPACE_TOKEN"
 """The environment variable with the token that a Space loads a private model with."""
@@ -90,7 +90,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
         check_account(api, hub_model_id)
         wanted = Wanted(hub_model_id, "model", run.model_dir, packed.files, OWN_FILES, revision, private, last.get("commit", ""))
         plan = repository.planned(api, wanted)
-        theirs = remote_card.edited(api, plan, packed.card, lambda existing: cards.render(run, existing=existing, **settings), last, card)
+        there = f"README.md of {hub_model_id} on the Hub"
+        theirs = remote_card.edited(api, plan, packed.card, lambda existing: cards.render(run, existing=existing, place=there, **settings), last, card)
         if theirs:
             packed = publishing.pack(run, existing=theirs, **settings, **checks)
             plan = repository.planned(api, replace(wanted, files=packed.files))

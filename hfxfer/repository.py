@@ -128,10 +128,15 @@ def planned(api: Any, wanted: Wanted) -> Plan:
     added = tuple(name for name in names if name not in theirs)
     changed = tuple(name for name in names if name in theirs and not is_same(folder / name, theirs[name]))
     left = [name for name in theirs if name not in names and name != ".gitattributes"]
-    own = tuple(name for name in left if any(fnmatchcase(name, pattern) for pattern in wanted.own))
+    own = tuple(name for name in left if is_own(name, wanted.own))
     edited = _edited(api, wanted, head, theirs, (*changed, *own)) if head and not new_branch else ()
     return Plan(wanted.repo_id, wanted.kind, folder, wanted.revision, head, new_branch, private, names, added, changed, own,
                 tuple(name for name in left if name not in own), edited)
+
+
+def is_own(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether one of the patterns names the file; those without a slash name files of the top folder only."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns if "/" in pattern or "/" not in name)
 
 
 def _there(api: Any, wanted: Wanted) -> tuple[str | None, dict[str, Stored], bool, bool]:

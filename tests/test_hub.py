@@ -215,6 +215,16 @@ def test_pushing_again_sends_what_changed_and_takes_away_what_is_gone(hub, hfxfe
     assert "stays                notes.md: not hfxfer's" in done.talk and not hub.asked("/_lfs/*")
 
 
+def test_what_lies_in_other_folders_or_is_called_alike_is_somebodys_own(hub, push):
+    assert push().code == 0
+    theirs = {name: b"theirs" for name in ("openvino/openvino_model.bin", "other/model.safetensors", "other/config.json", "other/figures/a.png",
+                                           "tokenizer_notes.md", "vocab_list.md")}
+    hub.push(hub.repo(push.id), {**theirs, "pytorch_model.bin": b"old", "figures/old/a.png": b"old", "vocab.txt.old": b"theirs"}, "By hand", "she")
+    told = json.loads(push("--format", "json").out)
+    assert told["deleted"] == ["figures/old/a.png", "pytorch_model.bin"]
+    assert {name: published(hub, push.id)[name] for name in theirs} == theirs
+
+
 def test_a_branch_is_made_and_main_stays(hub, run, push):
     assert push().code == 0
     before = hub.repo(push.id).head
