@@ -31,15 +31,28 @@ LONGEST_WAIT = 60.0
 LONGEST_ANSWER = 300.0
 """Seconds without a byte after which a connection counts as dropped; the client itself would wait without end."""
 
+LONGEST_FAILING = 600.0
+"""Seconds of nothing but failures after which hfxfer asks no more: the client repeats some requests 5 times at each of the attempts."""
+
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
 LOGIN = "Log in with: hf auth login (or set HF_TOKEN)"
 
 
 class _Patience:
-    """Whether a context of patient() is open, nested or in several threads, and who made the client's connections before the first."""
+    """How many contexts of patient() are open, nested or in several threads, and who made the client's connections before the first.
 
-    lock, contexts, before = threading.Lock(), 0, None
+    failing_since: time.monotonic() of the first of the failures that no good answer came between; None where the last answer was good.
+    """
+
+    lock, contexts, before, failing_since = threading.Lock(), 0, None, None
+
+    @classmethod
+    def is_over(cls) -> bool:
+        """After a failure: whether they have lasted too long."""
+        now, since = time.monotonic(), cls.failing_since  # which another thread may change meanwhile
+        cls.failing_since = since = now if since is None else since
+        return now - since > LONGEST_FAILING
 
 
 @contextmanager
@@ -54,7 +67,7 @@ def patient() -> Iterator[None]:
     with _Patience.lock:
         _Patience.contexts += 1
         if _Patience.contexts == 1:
-            _Patience.before = _http._GLOBAL_CLIENT_FACTORY
+            _Patience.before, _Patience.failing_since = _http._GLOBAL_CLIENT_FACTORY, None
             set_client_factory(functools.partial(_bounded, _Patience.before))
     try:
         yield
@@ -68,18 +81,25 @@ def patient() -> Iterator[None]:
 def _bounded(make: Callable[[], Any]) -> Any:
     """A client as `make` gives it, with an end to its waiting."""
 
-    def refuse(answer: Any) -> None:
-        if answer.status_code in TRANSIENT and (wanted := _asked_for(answer)) > LONGEST_WAIT:
-            raise WorkError(_too_long(wanted, answer.status_code))
+    def look(answer: Any) -> None:
+        status = answer.status_code
+        if status not in TRANSIENT:
+            _Patience.failing_since = None
+        elif (wanted := _asked_for(answer)) > LONGEST_WAIT:
+            raise WorkError(_too_long(wanted, status))
+        elif _Patience.is_over():
+            raise WorkError(f"the Hub has answered with status {status} for more than {console.duration(LONGEST_FAILING)}; hfxfer asks no more. "
+                            "Nothing is lost: run the same command later")
 
     client = make()
-    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", ()), refuse]}
+    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", ()), look]}
     client.timeout = LONGEST_ANSWER
     return client
 
 
 def asked(what: str, ask: Callable[[], T], *expected: type[Exception]) -> T:
     """The answer to a request that may be repeated. `expected` errors go on to the caller; others become RefusedError or WorkError."""
+    _Patience.failing_since = None
     for attempt in itertools.count(1):
         try:
             return ask()
@@ -94,12 +114,14 @@ def asked(what: str, ask: Callable[[], T], *expected: type[Exception]) -> T:
 
 
 def wait_after(failure: Exception, attempt: int, what: str) -> None:
-    """Sleep before the next attempt and say so. Raises WorkError where this was the last, or the Hub asks for more than is waited."""
+    """Sleep before the next attempt and say so. Raises WorkError where there is none, or the Hub asks for more than is waited."""
     wanted = _asked_for(getattr(failure, "response", None))
     if wanted > LONGEST_WAIT:
         raise WorkError(_too_long(wanted, status_of(failure))) from failure
     if attempt == ATTEMPTS:
         raise WorkError(f"{what} failed {ATTEMPTS} times, at last with: {said(failure)}") from failure
+    if _Patience.is_over():
+        raise WorkError(f"{what} failed for more than {console.duration(LONGEST_FAILING)}, at last with: {said(failure)}") from failure
     wait = min(wanted or FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
     console.talk(f"{what} failed ({said(failure)}); trying again in {console.duration(wait)}, {attempt} of {ATTEMPTS - 1}")
     time.sleep(wait)

@@ -4,6 +4,7 @@ import json
 
 import httpx2
 import pytest
+from hub_server import HubServer
 from huggingface_hub import get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http, http_backoff
@@ -67,6 +68,17 @@ def test_more_than_a_minute_is_not_waited(slept):
                                                  "Nothing is lost: run the same command then")
 
 
+def test_failures_that_last_ten_minutes_are_the_last(monkeypatch):
+    """Where the client has tried again itself, so that a few attempts take long."""
+    clock = [1000.0]
+    monkeypatch.setattr(network.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(network.time, "sleep", lambda seconds: clock.append(clock.pop() + seconds + 305))
+    with pytest.raises(WorkError) as raised:
+        network.asked("asking", asking(*[failure(429, "slowly", **{"Retry-After": "60"})] * 6))
+    assert str(raised.value) == "asking failed for more than 10 min 00 s, at last with: status 429: slowly" and clock == [1000 + 2 * 365]
+    assert network.asked("asking", asking(failure(503))) == "answer"  # another question has its own ten minutes
+
+
 def test_what_will_come_again_is_not_asked_again(slept):
     for error, kind, text in (
             (failure(403, "read only"), RefusedError, "asking is not allowed (status 403: read only). Log in with: hf auth login (or set HF_TOKEN), "
@@ -127,11 +139,25 @@ def is_bounded():
 def test_within_patience_what_is_asked_to_wait_has_an_end(factory):
     with pytest.raises(WorkError, match="hfxfer waits 1 min 00 s at most"), network.patient():
         assert is_bounded()
-        refuse = get_session().event_hooks["response"][-1]
+        look = get_session().event_hooks["response"][-1]
         for status, seconds in ((200, "3600"), (429, "60"), (404, "3600")):
-            refuse(httpx2.Response(status, headers={"Retry-After": seconds}))
-        refuse(httpx2.Response(429, headers={"Retry-After": "3600"}))
+            look(httpx2.Response(status, headers={"Retry-After": seconds}))
+        look(httpx2.Response(429, headers={"Retry-After": "3600"}))
     assert not is_bounded() and _http._GLOBAL_CLIENT_FACTORY is factory
+
+
+def test_what_the_client_repeats_itself_has_an_end_unless_a_good_answer_comes_between(factory, tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "LONGEST_FAILING", 0.9)
+    with HubServer(tmp_path) as hub, network.patient():
+        for failures, answered in ((1, True), (1, True), (9, False)):  # it sleeps a second after each
+            hub.fail("*", 429, headers={"Retry-After": "0"}, times=failures)
+            if answered:
+                assert http_backoff("GET", hub.endpoint).status_code == 404
+        with pytest.raises(WorkError) as raised:
+            http_backoff("GET", hub.endpoint)
+        assert len(hub.requests) == 2 + 2 + 2
+    assert str(raised.value) == ("the Hub has answered with status 429 for more than 1 s; hfxfer asks no more. "
+                                 "Nothing is lost: run the same command later")
 
 
 def test_patience_outlasts_a_connection_that_the_client_gives_up(factory):
