@@ -71,16 +71,22 @@ def problem_of(trainer: Any) -> Any:
 def base_of(trainer: Any) -> dict[str, Any]:
     """What base.json holds: the checkpoint that was named, or where the given model says that it comes from."""
     if trainer.base is not None:
-        base = dict(trainer.base)
-    else:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        config, is_timm = model.config, hasattr(model, "timm_model")
-        base = {"id": config.name_or_path, "revision": getattr(config, "_commit_hash", None), "source": "timm" if is_timm else "transformers",
-                "architecture": config.architecture if is_timm else type(model).__name__}
-        if base["id"]:
-            base |= licences.declared(card_metadata(base["id"], base["revision"]))
-        base["id"] = base["id"] or f"a {type(model).__name__} given in Python"
-    # Else runs/pets would be read as an id of the Hub.
+        return dict(trainer.base)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    config, is_timm = model.config, hasattr(model, "timm_model")
+    base = {"id": config.name_or_path, "revision": getattr(config, "_commit_hash", None), "source": "timm" if is_timm else "transformers",
+            "architecture": config.architecture if is_timm else type(model).__name__}
+    if not base["id"]:
+        return {**base, "id": f"a {type(model).__name__} given in Python"}
+    if base["revision"] is None:
+        # Not of the Hub, which may have another model by that name when the folder is gone, as checkpoints go.
+        known = licences.declared(card_metadata(base["id"], None)) if os.path.isdir(base["id"]) else {}
+        return {**base, **known, "id": os.path.abspath(base["id"])}
+    return located({**base, **licences.declared(card_metadata(base["id"], base["revision"]))})
+
+
+def located(base: dict[str, Any]) -> dict[str, Any]:
+    """With a whole path where it is a folder here: runs/pets would be read as an id of the Hub, when it is gone, too."""
     return {**base, "id": os.path.abspath(base["id"])} if os.path.exists(base["id"]) else base
 
 

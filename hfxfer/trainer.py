@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import SaveStrategy, speed_metrics
 
-from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, publisher, rates, staging, tasks
+from hfxfer import adapters, averaging, console, data, inputs, losses, methods, models, publisher, rates, scripted, staging, tasks
 from hfxfer.batches import EpochBatches, Items, is_raw
 from hfxfer.checkpoints import quiet_libraries
 from hfxfer.errors import DataError, DivergedError, ModelError
@@ -128,7 +128,7 @@ class TransferTrainer(Trainer):
                 raise ModelError(f"model is the name {given['model']!r} and the data is already encoded, so its labels are unknown. "
                                  "Give raw rows, or load the model yourself with num_labels")
             loaded = models.load(self.task, self.recipe, self.problem)
-            given["model"], self.base = loaded.model, loaded.base
+            given["model"], self.base = loaded.model, scripted.located(loaded.base)
             given["processing_class"] = given.get("processing_class") or loaded.processor
         if self.problem is not None:
             self._settle_rows(given)

@@ -1,6 +1,7 @@
 """What a script's trainer holds, as a Run: what is in its way, where the model comes from, and which settings it had. No Hub."""
 
 import dataclasses
+import shutil
 
 import datasets
 import numpy as np
@@ -72,6 +73,19 @@ def test_a_base_is_named_by_where_the_model_says_that_it_comes_from(folder, tmp_
     config = BertConfig(vocab_size=60, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, **NAMES)
     fresh = trainer(folder, tmp_path / "out", model=BertForSequenceClassification(config))
     assert scripted.base_of(fresh)["id"] == "a BertForSequenceClassification given in Python"
+
+
+def test_a_checkpoint_that_is_gone_is_no_id_of_the_hub(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "out" / "checkpoint-5"
+    shutil.copytree(folder, checkpoint)
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n")
+    given = trainer(folder, "new", model=AutoModelForSequenceClassification.from_pretrained("out/checkpoint-5", **NAMES))
+    named = trainer("out/checkpoint-5", "new", model="out/checkpoint-5")
+    assert scripted.base_of(given)["license"] == "mit"
+    shutil.rmtree(checkpoint)
+    assert scripted.base_of(given)["id"] == scripted.base_of(named)["id"] == str(checkpoint)
+    assert "license" not in scripted.base_of(given) and scripted.base_of(named)["license"] == "mit"
 
 
 def test_the_recipe_has_the_settings_of_the_arguments_and_no_token(folder, tmp_path):
