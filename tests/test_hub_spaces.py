@@ -374,3 +374,11 @@ def test_a_model_of_no_task_of_ours_gets_no_space(hub, hfxfer, run, tmp_path):
     assert (done.code, error_of(done)) == (
         2, "me/chat is for no task that a Space of hfxfer's shows; allowed: image-classification, text-classification, token-classification. "
            "Make its Space by hand")
+
+
+def test_a_broken_card_on_the_hub_is_named_by_its_place(hub, push):
+    assert push().code == 0
+    hub.push(hub.repo(push.id), {"README.md": "---\nlicense: [\n---\n"}, "By hand", "she")
+    done = push()
+    assert (done.code, error_of(done)) == (2, f"the metadata at the top of README.md of {push.id} on the Hub are no YAML (line 2). "
+                                              "Mend them between the lines of ---, or delete the file")

@@ -41,13 +41,13 @@ class Card:
 
 
 def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: bool = False, language: list[str] | None = None,
-           license: str | None = None, space_id: str = "") -> Card:
+           license: str | None = None, space_id: str = "", place: str = _merge.CARD) -> Card:
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
     or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license is the
-    recipe's. space_id: of the Space that shows the model; where the Run was pushed with one it is known. Raises RunError; RecipeError for a
-    model_id, licence or language that the Hub does not know.
+    recipe's. space_id: of the Space that shows the model; where the Run was pushed with one it is known. place: of the existing card. Raises
+    RunError; RecipeError for a model_id, licence or language that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
         raise RecipeError(f"model_id is {model_id!r}; allowed: NAME or NAME/REPO of letters, digits, '-', '_' and '.'. Give another --hub_model_id")
@@ -60,9 +60,9 @@ def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: b
     if wrong:
         raise RecipeError("\n".join(wrong))
     own = _metadata.metadata(facts, card_examples=card_examples, language=language, license=license)
-    known = {**_merge.split_metadata(existing)[1], **own}
+    known = {**_merge.split_metadata(existing, place)[1], **own}
     asked = _metadata.questions(facts, known)
-    text, metadata, changes = _merge.merged(existing, own, _body(facts, asked), answered)
+    text, metadata, changes = _merge.merged(existing, own, _body(facts, asked), answered, place)
     return Card(text, metadata, asked, changes)
 
 
