@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,28 +80,29 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
     if space_id:
         check_id(space_id, "--hub_space_id")
     # Where the card that was pushed is here no more, what was written into it by hand is on the Hub only.
-    last = _last_push(run, hub_model_id, revision) if (run.model_dir / "README.md").is_file() else {}
+    has_card, last = (run.model_dir / "README.md").is_file(), _last_push(run, hub_model_id, revision)
     settings = {"model_id": hub_model_id, "license": license, "space_id": space_id, "card_examples": publishing.shows_examples(run)}
-    checks = {"allow": tuple(allow), "secrets": [token]}
-    packed = publishing.pack(run, **settings, **checks)
-    if packed.left_out:
-        console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
+    pack = partial(publishing.pack, run, **settings, allow=tuple(allow), secrets=[token])
     api = HfApi()
     with patient(), Writing() as writing, tempfile.TemporaryDirectory(prefix="hfxfer-") as folder:
-        check_account(api, hub_model_id)
-        wanted = Wanted(hub_model_id, "model", run.model_dir, packed.files, OWN_FILES, revision, private, last.get("commit", ""))
-        plan = repository.planned(api, wanted)
-        there = f"README.md of {hub_model_id} on the Hub"
-        theirs = remote_card.edited(api, plan, packed.card, lambda existing: cards.render(run, existing=existing, place=there, **settings), last, card)
-        if theirs:
-            packed = publishing.pack(run, existing=theirs, **settings, **checks)
-            plan = repository.planned(api, replace(wanted, files=packed.files))
-        check_card(api, packed.card.text)
-        plan = replace(plan, notes=_notes(packed, bool(theirs)))
-        demo = _planned_demo(api, run, plan, space_id, Path(folder)) if space_id else None
-        verified = publishing.prove(run)  # after what is asked in a second: it imports each library
-        if confirm is not None:
-            confirm(plan, *([demo.plan] if demo else []))
+        with publishing.provisional(run):
+            packed = pack()
+            if packed.left_out:
+                console.hint(f"not sent, as hidden files are: {', '.join(packed.left_out)}")
+            check_account(api, hub_model_id)
+            wanted = Wanted(hub_model_id, "model", run.model_dir, packed.files, OWN_FILES, revision, private, last.get("commit", ""))
+            plan = repository.planned(api, wanted)
+            base = _last_push(run, hub_model_id, MAIN) if plan.new_branch else last  # a new branch begins as main is
+            theirs = remote_card.edited(api, plan, packed.card, partial(cards.render, run, **settings), base if has_card else {}, card)
+            if theirs:
+                packed = pack(existing=theirs)
+                plan = repository.planned(api, replace(wanted, files=packed.files))
+            check_card(api, packed.card.text)
+            plan = replace(plan, notes=_notes(packed, bool(theirs)))
+            demo = _planned_demo(api, run, plan, space_id, Path(folder)) if space_id else None
+            verified = publishing.prove(run)  # after what is asked in a second: it imports each library
+            if confirm is not None:
+                confirm(plan, *([demo.plan] if demo else []))
         head = repository.made(api, plan, writing)
         commit = repository.sent(api, plan, head, commit_message or f"Upload {run.folder.resolve().name} with hfxfer", writing)
         _record(run, hub_model_id, revision, commit=commit, card=remote_card.git_hash((run.model_dir / "README.md").read_bytes()))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,28 @@ def pack(run: Run, *, model_id: str, allow: Iterable[str] = (), secrets: Iterabl
     if faults:
         raise RunError(_all(run, faults))
     return Package(files, left_out, written)
+
+
+@contextmanager
+def provisional(run: Run) -> Iterator[None]:
+    """What `pack` writes is put back as it was where something is raised: nobody agreed to it."""
+    before = _written(run)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(run.model_dir / "examples", ignore_errors=True)
+        for path in _written(run).keys() - before.keys():
+            path.unlink()
+        for path, content in before.items():
+            if not path.is_file() or path.read_bytes() != content:
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
+        raise
+
+
+def _written(run: Run) -> dict[Path, bytes]:
+    folder = run.model_dir
+    return {path: path.read_bytes() for path in (folder / "README.md", folder / "recipe.yaml", *folder.glob("examples/*")) if path.is_file()}
 
 
 def shows_examples(run: Run) -> bool:

@@ -19,18 +19,18 @@ HERE, THERE = "run", "hub"
 """Whose card stays where both were edited."""
 
 
-def edited(api: Any, plan: Plan, here: Card, render: Callable[[str], Card], last: dict[str, Any], stays: str = "") -> str:
+def edited(api: Any, plan: Plan, here: Card, render: Callable[..., Card], last: dict[str, Any], stays: str = "") -> str:
     """The Hub's card, where its edits are to be kept; "" where the one here goes up as it is.
 
-    here: as it would go up. render: the card of the Run against an existing one. last: the record of the last push, empty where there was
-    none or what was pushed is here no more. stays: HERE, THERE or "". Raises RunError where both were edited and it is not said.
+    here: as it would go up. render: the card of the Run against an `existing` one. last: the record of the last push of what the
+    branch holds, empty where there was none or what was pushed is here no more. stays: HERE, THERE or "". Raises RunError where both were edited and it is not said.
     """
     if README not in plan.changed or stays == HERE:
         return ""
     theirs = _text(api, plan.repo_id, plan.head)
     if git_hash(theirs.encode()) == last.get("card"):
         return ""
-    pushed, now = render(_text(api, plan.repo_id, last.get("commit"))).text, render(theirs).text
+    pushed, now = render(existing=_text(api, plan.repo_id, last.get("commit"))).text, render(existing=theirs).text
     if now in (pushed, here.text):
         return ""
     if stays == THERE or here.text == pushed:

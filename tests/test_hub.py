@@ -249,8 +249,9 @@ def test_where_nobody_can_answer_nothing_is_sent(hub, hfxfer, run, push):
     done = hfxfer(*push.command[:-1])
     assert done.code == 2 and error_of(done) == (
         f"nobody can answer whether to push, and nothing was sent. Say yes with: hfxfer push {run} --hub_model_id {push.id} --license mit --yes")
-    assert f"  new          {publish_command.size((run / 'model' / 'README.md').stat().st_size)}  README.md" in done.talk
     assert not [request for request in hub.asked() if request.method != "GET" and "validate" not in request.path]
+    assert push().code == 0
+    assert f"  new          {publish_command.size((run / 'model' / 'README.md').stat().st_size)}  README.md" in done.talk
 
 
 @pytest.mark.parametrize("answer, refused", [("y", False), ("YES", False), ("n", True), ("", True)])

@@ -2,7 +2,8 @@
 
 import json
 
-from test_hub import error_of, hfxfer, hub, last, published, push, run, trained  # noqa: F401  (fixtures)
+import pytest
+from test_hub import contents, error_of, hfxfer, hub, last, published, push, run, trained  # noqa: F401  (fixtures)
 
 QUESTIONS = "Made for the bird club.\n"
 
@@ -108,3 +109,35 @@ def test_test_rows_that_the_card_shows_stay_in_it(hub, hfxfer, run, push):
     edit_there(hub, push, "<!-- hfxfer:usage -->", f"{QUESTIONS}\n<!-- hfxfer:usage -->")
     assert push().code == 0 and "widget:\n- text: Ada lives\n" in card(hub, push) and QUESTIONS in card(hub, push)
     assert hfxfer("card", run).code == 0 and push().code == 0 and "widget" not in card(hub, push)
+
+
+@pytest.mark.parametrize("why", ["no answer", "refused card", "refused account"])
+def test_what_was_merged_for_a_push_that_is_refused_is_taken_back(hub, hfxfer, run, push, why):
+    push.named(f"me/back-{why[-5:].strip()}")
+    assert push().code == 0
+    edit_there(hub, push, "<!-- hfxfer:usage -->", f"{QUESTIONS}\n<!-- hfxfer:usage -->")
+    edit_here(run, "<!-- hfxfer:usage -->", "Not for birds of prey.\n\n<!-- hfxfer:usage -->")
+    (run / "model" / "recipe.yaml").unlink()
+    (run / "model" / "scores.json").write_text((run / "model" / "scores.json").read_text() + "\n")
+    before = contents(run)
+    if why == "refused card":
+        hub.fail("*/validate-yaml", "invalid-yaml")
+    if why == "refused account":
+        hub.fail("/api/whoami-v2", 401)
+    done = hfxfer(*push.command[:-1], "--card", "hub")
+    assert done.code == 2 and contents(run) == before
+    assert push("--card", "hub").code == 0 and QUESTIONS in (run / "model" / "README.md").read_text()
+
+
+def test_a_new_branch_takes_what_was_written_here_where_nobody_edited_main(hub, run, push):
+    assert push().code == 0
+    edit_here(run, "<!-- hfxfer:usage -->", f"{QUESTIONS}\n<!-- hfxfer:usage -->")
+    done = push("--revision", "v2")
+    assert done.code == 0, done.talk
+    assert QUESTIONS in published(hub, push.id, "v2")["README.md"].decode() and QUESTIONS not in card(hub, push)
+
+
+def test_a_new_branch_keeps_what_was_edited_on_main(hub, run, push):
+    assert push().code == 0
+    edit_there(hub, push, "<!-- hfxfer:usage -->", f"{QUESTIONS}\n<!-- hfxfer:usage -->")
+    assert push("--revision", "v2").code == 0 and QUESTIONS in published(hub, push.id, "v2")["README.md"].decode()
