@@ -65,7 +65,7 @@ class FineTuned:
                              labels=predictor.problem.labels, split=rows.name, confusion=confusion)
 
 
-def load(source: str | Path | Run, *, task: str | None = None, revision: str | None = None, precision: str = "fp32",
+def load(source: str | Path | Run, *, task: str | None = None, revision: str | fetching.Pinned | None = None, precision: str = "fp32",
          device: str | None = None, trust_remote_code: bool = False, **settings: Any) -> FineTuned:
     """A Run, its folder, any local model folder, or a Hub id. Raises ModelError or RunError.
 

@@ -1,6 +1,7 @@
 """The app where a file, a label, a table or a config is other than most: tiny models that are made, not trained."""
 
 import contextlib
+import importlib.util
 import io
 import json
 
@@ -112,3 +113,67 @@ def test_words_with_spaces_in_them_are_tagged_where_they_stand_among_the_others(
     said = batch(served, tmp_path / "a.jsonl")[0]
     assert [(each["start"], each["end"]) for each in said["entities"]] == [(0, 4), (5, 13), (14, 16)]
     assert said["input"] == " ada new york b " and list(said["entities"][0]) == ["entity", "start", "end", "score"]
+
+
+def test_labels_without_names_are_those_that_transformers_gives(bert, tmp_path):
+    source = tmp_path / "unnamed"
+    model(bert, source, "SequenceClassification", ["x", "y"])
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name not in ("id2label", "label2id")}))
+    served = loaded(source)
+    assert served.labels == served.model().labels == ("LABEL_0", "LABEL_1")
+    if importlib.util.find_spec("captum"):
+        assert why_tab(served).explain("a good day", "", "")["label"] in served.labels
+
+
+class Counting:
+    """In place of a model: how many rows it was asked at once."""
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, rows):
+        self.asked.append(len(rows))
+        return [{"input": "", "label": "a", "score": 1.0, "score_a": 1.0} for _ in rows]
+
+
+def test_few_large_pictures_are_decoded_at_once(tmp_path, monkeypatch):
+    from PIL import Image
+
+    from tiny_models import timm_checkpoint
+
+    served, counting = Served(str(timm_checkpoint(tmp_path / "timm"))), Counting()
+    monkeypatch.setattr(served, "predict", counting.predict)
+    for index in range(20):
+        Image.new("L", (40, 30) if index < 17 else (100, 100)).save(tmp_path / f"{index:02d}.png")
+    pictures = sorted(tmp_path.glob("*.png"))
+    monkeypatch.setattr(limits, "PIXELS", 10_000)
+    assert [each["input"] for each in batch(served, *pictures)] == [path.name for path in pictures]
+    assert counting.asked == [9, 9, 1, 1]
+    counting.asked.clear()
+    monkeypatch.setattr(limits, "PIXELS", 40_000_000)
+    batch(served, *pictures)
+    assert counting.asked == [16, 4]
+
+
+def test_an_upload_that_was_cleared_away_is_said(tmp_path):
+    from tiny_models import timm_checkpoint
+
+    sentence = "That upload is gone: uploads are kept for an hour. Upload it again."
+    with pytest.raises(gr.Error) as caught:
+        limits.picture(str(tmp_path / "a.png"))
+    assert caught.value.message == sentence
+    with pytest.raises(gr.Error) as caught:
+        rows_of(Served(str(timm_checkpoint(tmp_path / "timm"))), [(str(tmp_path / "a.png"), "a.png")])
+    assert caught.value.message == sentence
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"scores": [1]}', '{"scores": [{"metric": "f1"}]}', '{"scores": {"f1": 1}}', "\udcff", '"a"',
+                                     '{"scores": [], "confusion_matrix": {"counts": [[1]]}, "labels": ["a"]}',
+                                     '{"scores": [], "confusion_matrix": {"counts": [[1]], "split": "test"}, "labels": ["a", "b"]}'])
+def test_somebody_elses_scores_are_none(bert, tmp_path, content):
+    from hfxfer.demo import facts
+
+    source = model(bert, tmp_path / "foreign", "SequenceClassification", ["x", "y"])
+    (tmp_path / "foreign" / "scores.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert facts.scores(Served(source)) is None

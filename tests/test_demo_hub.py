@@ -46,3 +46,27 @@ def test_an_app_from_a_hub_id(client, hub, tmp_path):  # noqa: F811
     assert said["label"] == expected["label"] and said["confidences"][0]["confidence"] == pytest.approx(expected["score"], abs=1e-5)
     assert "# A card" in page and "There are no scores (scores.json) with this model" in page
     assert out == "" and talk.splitlines()[0] == "Ctrl-C ends it" and "Traceback" not in talk
+
+
+def test_all_that_is_read_is_of_one_commit(client, hub, tmp_path):  # noqa: F811
+    from tiny_models import bert_checkpoint
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    bert_checkpoint(tmp_path / "bert")
+    for state, labels in (("first", ["x", "y"]), ("second", ["p", "q"])):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bert", id2label=dict(enumerate(labels)),
+                                                                   label2id={label: index for index, label in enumerate(labels)})
+        model.save_pretrained(tmp_path / state)
+        AutoTokenizer.from_pretrained(tmp_path / "bert").save_pretrained(tmp_path / state)
+        (tmp_path / state / "README.md").write_text(f"# {state}\n", encoding="utf-8")
+    said = client(f"""
+        from hfxfer.demo import facts
+        from hfxfer.demo.served import Served
+        api.create_repo('me/x')
+        api.upload_folder(repo_id='me/x', folder_path={str(tmp_path / 'first')!r})
+        served = Served('me/x')
+        api.upload_folder(repo_id='me/x', folder_path={str(tmp_path / 'second')!r})
+        served.start()
+        said['labels'], said['loaded'], said['card'] = served.labels, served.model().labels, facts.card(served)
+    """)
+    assert (said["labels"], said["loaded"], said["card"]) == (["x", "y"], ["x", "y"], "# first")

@@ -27,7 +27,7 @@ def file(served: Served, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(served.source, name, revision=served.revision))
+        return Path(hf_hub_download(served.source, name, **served.at.settings))
     except Exception:  # The client raises raw network errors of several libraries; without the file the tab says that it is absent.
         return None
 
@@ -44,8 +44,18 @@ def card(served: Served) -> str | None:
 def scores(served: Served) -> dict[str, Any] | None:
     """The object in scores.json."""
     path = file(served, "scores.json")
-    found = json.loads(path.read_text(encoding="utf-8")) if path else None
-    return found if isinstance(found, dict) and isinstance(found.get("scores"), list) else None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path else None
+        return found if found and _can_be_shown(found) else None
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):  # Somebody else's file of that name may hold anything.
+        return None
+
+
+def _can_be_shown(found: dict[str, Any]) -> bool:
+    """True for scores as hfxfer writes them; others raise nearly anything."""
+    score_rows(found), class_rows(found)
+    matrix, side = found.get("confusion_matrix"), len(found["labels"])
+    return not matrix or bool(matrix["split"]) and [len(row) for row in matrix["counts"]] == [side] * side
 
 
 def score_rows(found: dict[str, Any]) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from hfxfer import checkpoints, console, tasks
+from hfxfer import checkpoints, console, fetching, tasks
 from hfxfer.demo import words
 from hfxfer.demo.refusals import refusal
 from hfxfer.errors import HfxferError
@@ -25,16 +25,18 @@ class Served:
     """A Run, a model folder or a Hub id. Raises RunError or ModelError for one that cannot be served."""
 
     def __init__(self, source: str, revision: str | None = None):
-        self.source, self.revision = source, revision
+        self.source = source
         run = Run(source)
         self.run = run if run.exists() else None
         if self.run:
             scores = run.scores()
             self.task, self.problem_type, self.labels = tasks.get(scores["task"]), scores["problem_type"], tuple(scores["labels"])
             self.folder: Path | None = run.model_dir
+            self.at = fetching.Pinned()
             config = checkpoints.checkpoint_config(str(run.model_dir), None)
         else:
-            config = checkpoints.checkpoint_config(source, revision)
+            self.at = fetching.pin(source, revision)
+            config = checkpoints.checkpoint_config(source, self.at)
             self.task = tasks.get(checkpoints.trained_task(config, source))
             self.labels = _labels(config)
             self.problem_type = _problem_type(config, self.task, len(self.labels))
@@ -70,7 +72,7 @@ class Served:
         from hfxfer.serving import load
 
         try:
-            self._model = load(self.run or self.source, revision=self.revision)
+            self._model = load(self.run or self.source, revision=self.at)
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -130,10 +132,12 @@ class Served:
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:
-    """Label names by a config in transformers' or timm's layout; numbers where it has none."""
+    """Label names by a config in transformers' or timm's layout; where it has none, those that each gives by itself."""
     named = config.get("id2label")
     if named:
         return tuple(str(named[key]) for key in sorted(named, key=int))
+    if not checkpoints.is_timm_config(config):
+        return tuple(f"LABEL_{index}" for index in range(int(config.get("num_labels", 2))))
     return tuple(map(str, config.get("label_names") or range(int(config.get("num_classes", config.get("num_labels", 2))))))
 
 
