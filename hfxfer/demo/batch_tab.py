@@ -82,17 +82,21 @@ class BatchTab:
         yield said, lines, *(gr.DownloadButton(value=path, interactive=True) for path in written)
 
     def _records(self, served: Served, rows: list[tuple[str, dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:
-        """The record of each row, with `input` as the person named it, or with its problem; CHUNK after CHUNK."""
-        for start in range(0, len(rows), CHUNK):
-            made: list[Any] = []
-            for name, row in rows[start:start + CHUNK]:
-                try:
-                    made.append((name, _checked(served, row)))
-                except gr.Error as error:
-                    made.append((name, error.message))
-            good = [row for _, row in made if isinstance(row, dict)]
-            answered = iter(served.predict(good) if good else [])
-            yield [{**next(answered), "input": name} if isinstance(row, dict) else {"input": name, "problem": row} for name, row in made]
+        """The record of each row, with `input` as the person named it, or with its problem; at most CHUNK at once, and fewer of large pictures."""
+        made: list[tuple[str, Any]] = []
+        pixels = 0
+        for place, (name, row) in enumerate(rows, start=1):
+            try:
+                made.append((name, _checked(served, row)))
+                pixels += made[-1][1]["image"].width * made[-1][1]["image"].height if served.is_image else 0
+            except gr.Error as error:
+                made.append((name, error.message))
+            if place == len(rows) or len(made) == CHUNK or pixels >= limits.PIXELS:
+                good = [found for _, found in made if isinstance(found, dict)]
+                answered = iter(served.predict(good) if good else [])
+                records = [{**next(answered), "input": name} if isinstance(found, dict) else {"input": name, "problem": found} for name, found in made]
+                made, good, pixels = [], [], 0
+                yield records
 
 
 def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[str, dict[str, Any]]]:
@@ -100,7 +104,7 @@ def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[s
     if not files:
         raise refusal(words.NO_FILES)
     for path, name in files:
-        if os.path.getsize(path) > limits.UPLOAD_MB * 10**6:
+        if limits.size(path) > limits.UPLOAD_MB * 10**6:
             raise refusal(words.FILE_TOO_BIG, name=name, most=limits.UPLOAD_MB)
     rows = ([(name, {"image": path}) for path, name in files] if served.is_image else
             [found for path, name in files for found in _table(served, path, name)])

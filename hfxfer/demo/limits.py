@@ -29,7 +29,7 @@ def picture(path: str | None) -> Any:
 
     if not path:
         raise refusal(words.NO_PICTURE)
-    if os.path.getsize(path) > UPLOAD_MB * 10**6:
+    if size(path) > UPLOAD_MB * 10**6:
         raise refusal(words.PICTURE_TOO_BIG, most=UPLOAD_MB)
     try:
         with warnings.catch_warnings():
@@ -45,6 +45,14 @@ def picture(path: str | None) -> Any:
         raise refusal(words.NOT_A_PICTURE, allowed=", ".join(FORMATS)) from error
     except Exception as error:  # Pillow's decoders raise nearly anything for a broken file; of AVIF, already opening does.
         raise refusal(words.BROKEN_PICTURE) from error
+
+
+def size(path: str) -> int:
+    """Bytes of an upload. Raises gr.Error for one that the app has cleared away meanwhile."""
+    try:
+        return os.path.getsize(path)
+    except OSError as error:
+        raise refusal(words.UPLOAD_GONE) from error
 
 
 def text(value: Any, *, required: bool = True) -> str:

@@ -52,6 +52,7 @@ NOT_A_PICTURE = "That file is no picture that can be read here. Allowed: {allowe
 PICTURE_TOO_BIG = "That file is too big. At most {most} MB are taken."
 TOO_MANY_PIXELS = "That picture has too many pixels. At most {most} million are taken; make it smaller."
 BROKEN_PICTURE = "That picture is broken or cut short. Take another copy of it."
+UPLOAD_GONE = "That upload is gone: uploads are kept for an hour. Upload it again."
 NO_ADDRESS = "Addresses are not fetched here. Upload the file itself."
 NO_LENGTH = "The request does not say how long it is."
 BODY_TOO_BIG = "That request is too big. At most {most} MB are taken."
