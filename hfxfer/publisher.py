@@ -112,7 +112,7 @@ class Publisher:
         elif trainer.task.name not in tasks.names():
             yield f"task is {trainer.task.name!r}; allowed: {known}. Save the model, and push it with its own push_to_hub"
         else:
-            yield from scripted.not_loaded(trainer.accelerator.unwrap_model(trainer.model), trainer.task)
+            yield from scripted.not_loaded(trainer.accelerator.unwrap_model(trainer.model), trainer.task, trainer.recipe.trust_remote_code)
         if scripted.processor_of(trainer) is None:
             yield "the processor is not given, without which nobody can use the model. Give processing_class=, the checkpoint's tokenizer or image " \
                   "processor"

@@ -17,6 +17,7 @@ import numpy as np
 import transformers
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME as HF_MODULES
 
 from hfxfer import hub, licences, methods, models, publishing, recording
 from hfxfer.batches import Items
@@ -46,15 +47,20 @@ def in_the_way(run: Run) -> list[str]:
     return [name for name in WRITTEN if (run.folder / name).exists()] + sent
 
 
-def not_loaded(model: Any, task: Any) -> Iterator[str]:
-    """Why the task's auto class would not load this model as it is."""
+def not_loaded(model: Any, task: Any, trust: bool = False) -> Iterator[str]:
+    """Why the task's auto class would not load this model as it is. trust: trust_remote_code."""
     name, auto = type(model).__name__, getattr(transformers, task.auto_model)
     if not isinstance(model, PreTrainedModel):
         yield f"the model is a {name}, which from_pretrained does not load. Use a model of transformers, or of timm by its name"
-    elif not getattr(model.config, "auto_map", None):
-        known = auto._model_mapping.get(type(model.config), ())
-        if type(model) not in (known if isinstance(known, tuple) else (known,)):
+        return
+    known = auto._model_mapping.get(type(model.config), ())
+    # Loading code from a checkpoint registers its classes, in this process only.
+    is_foreign = type(model).__module__.startswith(f"{HF_MODULES}.")
+    if is_foreign or type(model) not in (known if isinstance(known, tuple) else (known,)):
+        if task.auto_model not in (getattr(model.config, "auto_map", None) or {}):
             yield f"the model is a {name}, which {task.auto_model} does not load. Use {task.auto_model}.from_pretrained, or the task of this model"
+        elif not trust:
+            yield f"the model is a {name}, whose code comes with its checkpoint. Read it, then allow it: TransferTrainer(…, trust_remote_code=True)"
 
 
 def processor_of(trainer: Any) -> Any:

@@ -1,6 +1,7 @@
 """What a script's trainer holds, as a Run: what is in its way, where the model comes from, and which settings it had. No Hub."""
 
 import dataclasses
+import json
 import shutil
 
 import datasets
@@ -59,6 +60,25 @@ def test_a_model_that_its_task_does_not_load_is_told(folder):
     ours = "AutoModelForSequenceClassification does not load. Use AutoModelForSequenceClassification.from_pretrained, or the task of this model"
     assert told(AutoModelForTokenClassification.from_pretrained(folder)) == [f"the model is a BertForTokenClassification, which {ours}"]
     assert told(Mine.from_pretrained(folder)) == [f"the model is a Mine, which {ours}"]
+
+
+def test_a_model_with_code_of_its_own_is_published_where_the_code_is_trusted(folder, tmp_path):
+    own = shutil.copytree(folder, tmp_path / "own")
+    (own / "mine.py").write_text("from transformers import BertConfig, BertForSequenceClassification\n\n\nclass MyConfig(BertConfig):\n"
+                                 "    model_type = 'mine'\n\n\nclass Mine(BertForSequenceClassification):\n    config_class = MyConfig\n")
+    names = {"AutoConfig": "mine.MyConfig", "AutoModelForSequenceClassification": "mine.Mine"}
+    (own / "config.json").write_text(json.dumps({**json.loads((own / "config.json").read_text()), "model_type": "mine", "auto_map": names}))
+    model = AutoModelForSequenceClassification.from_pretrained(own, trust_remote_code=True, **NAMES)
+    task = tasks.get("text-classification")
+    assert list(scripted.not_loaded(model, task)) == [
+        "the model is a Mine, whose code comes with its checkpoint. Read it, then allow it: TransferTrainer(…, trust_remote_code=True)"]
+    assert list(scripted.not_loaded(model, task, trust=True)) == []
+    model.config.auto_map = {"AutoModel": "mine.Mine"}
+    assert list(scripted.not_loaded(model, task, trust=True)) == [
+        "the model is a Mine, which AutoModelForSequenceClassification does not load. Use AutoModelForSequenceClassification.from_pretrained, or "
+        "the task of this model"]
+    made = trainer(folder, tmp_path / "out", trust_remote_code=True)
+    assert scripted.recipe_of(made, scripted.base_of(made), made.args).trust_remote_code
 
 
 def test_a_base_is_named_by_where_the_model_says_that_it_comes_from(folder, tmp_path, monkeypatch):
