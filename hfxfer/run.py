@@ -7,6 +7,7 @@ base.json          the checkpoint it started from                     environmen
 history.jsonl      one event a line: log | eval | stage | end         predictions.parquet  the test split
 examples/          up to 12 test rows                                 checkpoints/  what resuming needs
 ladder.json        where `hfxfer ladder` made the Run: what each rung was worth, and rungs/ what each left behind
+model.part/        a script's next model, while it is written
 pushed.json        where it was pushed: for each model id and branch the last commit, the card in it, and the Space
 ```
 """
@@ -18,6 +19,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from hfxfer.recipe import GIVEN_IN_PYTHON, Recipe
 SCORES_VERSION = 1
 COMPLETE = "complete.json"
 OWN_FILES = ("model", "checkpoints", "examples", "recipe.yaml", "data.json", "base.json", "environment.json", "history.jsonl",
-             "predictions.parquet", "ladder.json", "rungs", "pushed.json")
+             "predictions.parquet", "ladder.json", "rungs", "pushed.json", "model.part")
 """All that a Run holds: what --overwrite removes. Whatever else lies in the folder is somebody's own."""
 
 
@@ -77,10 +79,19 @@ class Run:
 
     @property
     def continuing_command(self) -> str:
+        if self.is_scripts:
+            return "run the script again"
         verb = "ladder" if (self.folder / "ladder.json").is_file() and not self.is_finished() else "train"
         if self.exists() and self.recipe().data == GIVEN_IN_PYTHON:
             return f"hfxfer.{verb}(hfxfer.Run({str(self.folder)!r}).recipe(), data=…, resume=True)  # in Python, with the same data"
         return f"hfxfer {verb} {shlex.quote(str(self.folder / 'recipe.yaml'))} --resume"
+
+    @property
+    def is_scripts(self) -> bool:
+        """True where a script's trainer left it, whose code and data nobody else has."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return bool(json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))["script"])
+        return False
 
     def exists(self) -> bool:
         """True where the folder holds a run, finished or not."""
@@ -155,7 +166,8 @@ class Run:
 
     def pushes(self) -> list[dict[str, Any]]:
         """What pushed.json holds: a record for each model id and branch, the last push first; empty where there was none."""
-        return _read_json(self.folder / "pushed.json") if (self.folder / "pushed.json").is_file() else []
+        path = self.folder / "pushed.json"
+        return _read_json(path, "Delete it; the next push writes it anew") if path.is_file() else []
 
     def scores(self) -> dict[str, Any]:
         """The object in model/scores.json."""
@@ -274,8 +286,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path, mend: str = "The run is incomplete: train it again") -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}. The run is incomplete: train it again") from error
+        raise RunError(f"cannot read {path}: {error}. {mend}") from error

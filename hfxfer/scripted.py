@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
@@ -33,6 +32,8 @@ SPEED = ("runtime", "samples_per_second", "steps_per_second", "tokens_per_second
 WRITTEN = ("recipe.yaml", "data.json", "base.json", "environment.json", "history.jsonl", "predictions.parquet", "examples")
 """What a Run has beside its model."""
 
+PART = "model.part"
+
 ELSEWHERE = ("bf16", "fp16", "do_train", "do_eval", "do_predict", "report_to", "disable_tqdm", "log_level", "use_cpu", "accelerator_config",
              "dataloader_pin_memory")
 """Fields of TrainingArguments that a recipe says in other words, or that are of one machine or of what is shown."""
@@ -40,9 +41,8 @@ ELSEWHERE = ("bf16", "fp16", "do_train", "do_eval", "do_predict", "report_to", "
 
 def in_the_way(run: Run) -> list[str]:
     """Files and folders that `write` would replace or a push would send, and that no script's Run left there."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        if json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))["script"]:
-            return []
+    if run.is_scripts:
+        return []
     sent = [f"model/{name}" for name in publishing.listing(run.model_dir)[0] if name != "README.md"]
     return [name for name in WRITTEN if (run.folder / name).exists()] + sent
 
@@ -105,10 +105,13 @@ def write(trainer: Any, args: TrainingArguments, base: dict[str, Any], seconds: 
     if main:
         # First: what is half written is known for a script's own.
         run.write_json("environment.json", {**recording.environment(args), "script": True})
-        _clear(run)
-    _save(trainer, run.model_dir)
+        shutil.rmtree(run.folder / PART, ignore_errors=True)
+    # Beside the last version, which stays whole until this one is.
+    _save(trainer, run.folder / PART)
     if main:
-        (run.model_dir / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        (run.folder / PART / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+        _clear(run)
+        _move(run.folder / PART, run.model_dir)
         run.write_recipe(recipe_of(trainer, base, args))
         run.write_json("base.json", base)
         run.write_json("data.json", report_of(trainer))
@@ -208,6 +211,15 @@ def _clear(run: Run) -> None:
         path.unlink(missing_ok=True)
     shutil.rmtree(run.folder / "examples", ignore_errors=True)
     run.model_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _move(source: Path, target: Path) -> None:
+    """All files of one folder into another, which may hold more."""
+    for path in [path for path in source.rglob("*") if path.is_file()]:
+        there = target / path.relative_to(source)
+        there.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, there)
+    shutil.rmtree(source)
 
 
 def _trained_parameters(trainer: Any, stage: str) -> int:

@@ -146,6 +146,21 @@ def test_the_continuing_command_can_be_pasted(run, tmp_path):
     assert Run("runs/x").continuing_command == "hfxfer train runs/x/recipe.yaml --resume"
 
 
+def test_a_scripts_run_is_continued_by_its_script(run):
+    assert not run.is_scripts
+    run.write_json("environment.json", {"script": True})
+    (run.model_dir / "scores.json").unlink(missing_ok=True)
+    assert run.is_scripts and run.continuing_command == "run the script again"
+    assert refusal(run.scores) == f"the run in {run.folder} is not finished. Continue it: run the script again"
+
+
+def test_a_broken_record_of_pushes_is_no_reason_to_train_again(run):
+    assert run.pushes() == []
+    (run.folder / "pushed.json").write_text("{")
+    text = refusal(run.pushes)
+    assert text.startswith(f"cannot read {run.folder}/pushed.json: Expecting") and text.endswith(". Delete it; the next push writes it anew")
+
+
 def test_a_folder_that_is_no_run_says_so(tmp_path):
     for call in (Run(tmp_path).recipe, Run(tmp_path).scores, Run(tmp_path).predictions, lambda: Run(tmp_path).read_json("data.json")):
         assert refusal(call) == f"{tmp_path} is no Run folder (no recipe.yaml). hfxfer train --output_dir writes one"

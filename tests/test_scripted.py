@@ -137,6 +137,26 @@ def test_arguments_of_a_class_of_ones_own_and_numbers_of_numpy_make_a_recipe(fol
     assert type(recipe.learning_rate) is type(recipe.training_arguments["warmup_steps"]) is float and "learning_rate: 0.0003\n" in recipe.to_yaml()
 
 
+def test_the_last_model_stays_whole_until_the_next_one_is(folder, tmp_path, monkeypatch):
+    made = trainer(folder, tmp_path / "out")
+    base = scripted.base_of(made)
+    run = scripted.write(made, made.args, base, None)
+    before = {path.name: path.read_bytes() for path in run.model_dir.iterdir()}
+
+    def full(*given, **named):
+        (run.folder / "model.part").mkdir()
+        (run.folder / "model.part" / "model.safetensors").write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(made, "save_model", full)
+        scripted.write(made, made.args, base, None)
+    assert {path.name: path.read_bytes() for path in run.model_dir.iterdir()} == before and run.is_finished()
+    assert scripted.in_the_way(run) == []
+    scripted.write(made, made.args, base, None)
+    assert not (run.folder / "model.part").exists() and {path.name for path in run.model_dir.iterdir()} == set(before)
+
+
 def test_a_run_is_written_again_over_the_one_before(folder, tmp_path):
     made = trainer(folder, tmp_path / "out", eval_dataset=datasets.Dataset.from_list(text_rows(4)))
     base = scripted.base_of(made)
