@@ -45,7 +45,7 @@ class _Patience:
     failing_since: time.monotonic() of the first of the failures that no good answer came between; None where the last answer was good.
     """
 
-    lock, contexts, before, failing_since = threading.Lock(), 0, None, None
+    lock, contexts, before, failing_since, attempts = threading.Lock(), 0, None, None, ATTEMPTS
 
     @classmethod
     def is_over(cls) -> bool:
@@ -56,8 +56,10 @@ class _Patience:
 
 
 @contextmanager
-def patient() -> Iterator[None]:
+def patient(attempts: int = ATTEMPTS, answer: float = LONGEST_ANSWER) -> Iterator[None]:
     """The client's connections with an end to their waiting: for an answer, and for what a Retry-After asks for.
+
+    attempts: of `asked` and `wait_after`. answer: seconds, as LONGEST_ANSWER. Those of the outermost context hold.
 
     Of each connection that is made within it: huggingface_hub 2.4 makes a new one after each that could not be made (`http_backoff`).
     """
@@ -67,18 +69,19 @@ def patient() -> Iterator[None]:
     with _Patience.lock:
         _Patience.contexts += 1
         if _Patience.contexts == 1:
-            _Patience.before, _Patience.failing_since = _http._GLOBAL_CLIENT_FACTORY, None
-            set_client_factory(functools.partial(_bounded, _Patience.before))
+            _Patience.before, _Patience.failing_since, _Patience.attempts = _http._GLOBAL_CLIENT_FACTORY, None, attempts
+            set_client_factory(functools.partial(_bounded, _Patience.before, answer))
     try:
         yield
     finally:
         with _Patience.lock:
             _Patience.contexts -= 1
             if _Patience.contexts == 0:
+                _Patience.attempts = ATTEMPTS
                 set_client_factory(_Patience.before)
 
 
-def _bounded(make: Callable[[], Any]) -> Any:
+def _bounded(make: Callable[[], Any], longest: float) -> Any:
     """A client as `make` gives it, with an end to its waiting."""
 
     def look(answer: Any) -> None:
@@ -93,7 +96,7 @@ def _bounded(make: Callable[[], Any]) -> Any:
 
     client = make()
     client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", ()), look]}
-    client.timeout = LONGEST_ANSWER
+    client.timeout = longest
     return client
 
 
@@ -118,12 +121,12 @@ def wait_after(failure: Exception, attempt: int, what: str) -> None:
     wanted = _asked_for(getattr(failure, "response", None))
     if wanted > LONGEST_WAIT:
         raise WorkError(_too_long(wanted, status_of(failure))) from failure
-    if attempt == ATTEMPTS:
-        raise WorkError(f"{what} failed {ATTEMPTS} times, at last with: {said(failure)}") from failure
+    if attempt >= _Patience.attempts:
+        raise WorkError(f"{what} failed{f' {attempt} times, at last with' if attempt > 1 else ''}: {said(failure)}") from failure
     if _Patience.is_over():
         raise WorkError(f"{what} failed for more than {console.duration(LONGEST_FAILING)}, at last with: {said(failure)}") from failure
     wait = min(wanted or FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT)
-    console.talk(f"{what} failed ({said(failure)}); trying again in {console.duration(wait)}, {attempt} of {ATTEMPTS - 1}")
+    console.talk(f"{what} failed ({said(failure)}); trying again in {console.duration(wait)}, {attempt} of {_Patience.attempts - 1}")
     time.sleep(wait)
 
 

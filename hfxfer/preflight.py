@@ -28,7 +28,11 @@ from hfxfer.tasks._task import Outcomes, Problem, Task
 ROWS = 2
 """Of the step and of the scores: the fewest that batch norm takes."""
 
+ANSWER = 10.0
+"""Seconds that a Hub is waited for which nobody named."""
+
 MEND = "Change --model or the settings"
+OF_CARD = "the Hub's check of the card"
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,13 +86,13 @@ class Check:
             return
         recipe = self.recipe
         self.faults += wrong_answers(recipe.license, languages(recipe.language) or [])
-        if not recipe.hub_model_id:
-            self.unasked.append("the Hub: no --hub_model_id")
-            return
         from huggingface_hub import HfApi, constants
 
         # The Hub's check of the card needs neither a token nor a repository: what is wrong with them does not keep it from being asked.
         self.api = None if constants.HF_HUB_OFFLINE else HfApi()
+        if not recipe.hub_model_id:
+            self.unasked += ["token and repository: no --hub_model_id", *([] if self.api else [f"{OF_CARD}: HF_HUB_OFFLINE=1 is set"])]
+            return
         with self._asking("the Hub"):
             hub.token_for(recipe.hub_model_id)
             with network.patient():
@@ -170,15 +174,32 @@ class Check:
         if not model_id:
             # They stop a push, not a training. A missing licence is among the questions.
             self.questions += [f"Before a push: {fault}" for fault in found if "license" in written.metadata]
+            self._ask_of_metadata(written.metadata)
             return
         self.faults += map(_before_training, [*found, *publishing.unfit(run.model_dir)])
         self.faults += _leaking(run.model_dir)
         with self.trying():
             self.checked.append(f"published: it would load in {', '.join(_proved(run))}")
         if self.api:
-            with self._asking("the Hub's check of the card"), network.patient():
+            with self._asking(OF_CARD), network.patient():
                 _checked_by(self.api, written.text)
                 self.checked.append("card: the Hub accepts it")
+
+    def _ask_of_metadata(self, metadata: dict[str, Any]) -> None:
+        """The Hub's own check where nothing was said of publishing: in one attempt, without test rows, and what it says is no fault yet."""
+        import yaml
+
+        if not self.api:
+            return
+        block = yaml.safe_dump({name: value for name, value in metadata.items() if name != "widget"}, sort_keys=False, allow_unicode=True)
+        try:
+            with network.patient(attempts=1, answer=ANSWER):
+                hub.check_card(self.api, f"---\n{block}---\n")
+            self.checked.append("card: the Hub accepts its metadata")
+        except RunError as error:
+            self.questions.append(f"Before a push: {error}")
+        except (RefusedError, WorkError) as error:
+            self.unasked.append(f"{OF_CARD}: {error}")
 
     def settle(self, confirm: Callable[[Check], None] | None = None) -> None:
         """Every process goes on, or none. confirm: asked last, in the main process; raises where the answer is no. Raises RefusedError."""

@@ -163,6 +163,26 @@ def test_what_the_hub_says_of_the_card_does_not_wait_for_token_and_repository(hu
             told, f'the Hub refuses the card\'s metadata:\n  - "license" is odd\n{mend}'], done.talk
 
 
+def test_without_a_place_on_the_hub_it_is_asked_once_of_the_metadata(hub, hfxfer, place):
+    words = ["check", "--model", place / "bert", "--data", place / "texts.jsonl", "--license", "mit", "--language", "en", "--card_examples",
+             "--format", "json"]
+    done = hfxfer(*words)
+    found = json.loads(done.out)
+    assert done.code == 0 and found["checked"][-1] == "card: the Hub accepts its metadata"
+    assert found["not_asked"] == ["token and repository: no --hub_model_id"]
+    sent, = (json.loads(request.body)["content"] for request in hub.asked())
+    assert sent.startswith("---\n") and sent.endswith("\n---\n") and "widget" not in sent and hub_metadata.front_matter(sent)["license"] == "mit"
+    hub.fail("*/validate-yaml", "invalid-yaml", message='"license" is odd')
+    done = hfxfer(*words)
+    assert done.code == 0 and json.loads(done.out)["questions"][-1] == (
+        'Before a push: the Hub refuses the card\'s metadata:\n  - "license" is odd\nMend it in model/README.md')
+    hub.fail("*", 503, times=100)
+    done = hfxfer(*words)
+    assert done.code == 0 and json.loads(done.out)["not_asked"] == [
+        "token and repository: no --hub_model_id", "the Hub's check of the card: checking the card failed: status 503: Service Unavailable"]
+    assert len(hub.asked()) == 3
+
+
 def test_a_hub_that_does_not_answer_is_told_and_no_fault(hub, hfxfer, place):
     hub.fail("*", 503, times=100)
     done = hfxfer("check", "--model", place / "net", "--data", place / "digits", "--hub_model_id", "me/x", "--license", "mit")

@@ -173,6 +173,15 @@ def test_patience_outlasts_a_connection_that_the_client_gives_up(factory):
     assert not is_bounded() and _http._GLOBAL_CLIENT_FACTORY is factory
 
 
+def test_patience_may_be_for_one_short_attempt(factory, slept):
+    with network.patient(attempts=1, answer=10.0):
+        assert get_session().timeout.read == 10
+        with network.patient(), pytest.raises(WorkError) as raised:  # the outer one holds
+            network.asked("asking", asking(failure(503, "down")))
+    assert str(raised.value) == "asking failed: status 503: down" and slept == []
+    assert network.asked("asking", asking(failure(503))) == "answer" and not is_bounded()
+
+
 def test_patience_of_two_threads_ends_with_the_later_one(factory):
     first, second = network.patient(), network.patient()  # what two threads do, in the order in which neither encloses the other
     first.__enter__()

@@ -163,6 +163,10 @@ def test_without_the_network_a_check_says_so_and_a_push_is_refused(place):
     check = Check(recipe)
     check.ask()
     assert (check.faults, check.unasked) == ([], ["the Hub: HF_HUB_OFFLINE=1 is set"])
+    check = Check(dataclasses.replace(recipe, hub_model_id=None, push_to_hub=False))
+    check.ask()
+    assert (check.faults, check.unasked) == (
+        [], ["token and repository: no --hub_model_id", "the Hub's check of the card: HF_HUB_OFFLINE=1 is set"])
     check = Check(dataclasses.replace(recipe, hub_model_id="x"))
     check.ask()
     assert check.faults == ["--hub_model_id is 'x'; allowed: NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets"]
