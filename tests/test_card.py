@@ -63,6 +63,29 @@ def test_a_card_says_how_the_training_ended_and_what_stood_still(tmp_path):
     assert "- Method `full`: all weights that are not frozen were trained from the start.\n" in told(frozen_parameters=7)
 
 
+def test_a_card_names_the_split_that_was_scored_as_it_is_and_counts_no_rows_that_nobody_counted(tmp_path):
+    run = Run(shutil.copytree(GOLDEN_RUNS / "emotion", tmp_path / "emotion"))
+    (run.folder / "examples").mkdir()
+    (run.folder / "examples" / "examples.jsonl").write_text(json.dumps({"text": "fine", "label": "joy"}) + "\n")
+    asked = "How do the inputs that it will meet differ from the {} rows that it was scored on?"
+    assert render(run, card_examples=True).questions[-1] == asked.format("test")
+
+    def hold_out(scores):
+        for score in scores["scores"]:
+            score["split"] = "*held*"
+
+    edit(run, "model/scores.json", hold_out)
+    edit(run, "data.json", lambda data: (data["splits"].pop("validation"), data.update(missing_classes={"*held*": ["fear"]})))
+    card = render(run, card_examples=True)
+    held = escaped("*held*")
+    assert card.metadata["widget"] == [{"text": "fine", "example_title": "*held* row 1"}] and card.questions[-1] == asked.format(held)
+    body = RECORD.sub("", card.text).split("\n---\n", 1)[1]
+    assert "*held*" not in body and f"Nothing is known of fear: without an example in the {held} split." in body
+    assert "\nOn the validation rows:\n" in body and " 0 validation rows:" not in body
+    edit(run, "model/scores.json", lambda scores: scores["scores"].clear())
+    assert not [question for question in render(run).questions if "scored on" in question]
+
+
 def test_fixtures_and_golden_cards_name_no_local_path():
     for path in [*GOLDEN_RUNS.rglob("*"), *CARDS.glob("*.md")]:
         if path.suffix in (".json", ".jsonl", ".yaml", ".md"):
@@ -559,7 +582,7 @@ def index(**changes):
     ({"license": None}, NO_LICENCE),
     ({"license": "apache"}, NO_LICENCE.replace("missing: the base checkpoint says none", "'apache'")),
     ({"license": "other", "license_name": "x"}, "license is other and license_link is missing; allowed: LICENSE, or the address of its text. "
-     "Add it to the metadata of model/README.md"),
+     "Say which: --license_link LINK, or write it into the metadata of the card"),
     ({"language": ["english"]}, "language is 'english'; allowed: ISO 639 codes of two or three small letters such as en, or code, multilingual. "
      "Say which: --language CODE"),
     ({"language": [False]}, f"language is [False]; allowed: a list of texts. {MEND} (numbers, dates, yes and no in quotes)"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from hfxfer import licences
 from hfxfer.card._facts import Facts, interval
-from hfxfer.card._text import counted
+from hfxfer.card._text import counted, escaped
 
 HUB_METRICS = {"f1_macro": "f1", "f1_micro": "f1", "f1_weighted": "f1", "f1_samples": "f1", "precision_macro": "precision",
                "recall_macro": "recall", "entity_precision": "precision", "entity_recall": "recall", "entity_f1": "f1",
@@ -22,9 +22,9 @@ LONGEST_EXAMPLE = 1000
 """Characters of a text in the widget, which stands in the metadata: what is longer is cut."""
 
 
-def metadata(facts: Facts, *, card_examples: bool, language: list[str] | None, license: str | None) -> dict[str, Any]:
-    """Own metadata, in the Hub's order. What is not known is left out."""
-    terms = {"license": license} if license else licences.inherited(facts.base, facts.config)
+def metadata(facts: Facts, *, card_examples: bool, language: list[str] | None, terms: dict[str, str]) -> dict[str, Any]:
+    """Own metadata, in the Hub's order. What is not known is left out. terms: what was said of the licence; without it, the checkpoint's."""
+    terms = terms if "license" in terms else {**licences.inherited(facts.base, facts.config), **terms}
     found: dict[str, Any] = {"language": language or None, **terms, "library_name": "timm" if facts.is_timm else "transformers",
                              "pipeline_tag": facts.task, "tags": _tags(facts), "datasets": [facts.data_id] if facts.data_id else None}
     if facts.base_id and facts.was_trained:
@@ -59,17 +59,17 @@ def _named(score: dict[str, Any]) -> str:
 
 
 def examples(facts: Facts) -> list[dict[str, Any]]:
-    """The first test rows in the Run's examples/, by role."""
+    """The first rows in the Run's examples/, by role."""
     path = facts.run.folder / "examples" / "examples.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     return [json.loads(line) for line in lines if line][:MOST_EXAMPLES]
 
 
 def _widget(facts: Facts) -> list[dict[str, Any]]:
-    """Test rows as inputs of the Hub's widget, with what they are. Pairs of texts have no widget."""
-    shown = []
+    """Rows of the split that was scored as inputs of the Hub's widget, with what they are. Pairs of texts have no widget."""
+    shown, split = [], facts.split[:1].upper() + facts.split[1:]
     for index, row in enumerate(examples(facts), start=1):
-        named = {"example_title": f"Test row {index}"}
+        named = {"example_title": f"{split} row {index}"}
         if "image" in row:
             shown.append({"src": f"examples/{row['image']}", **named})
         elif "tokens" in row:
@@ -94,5 +94,7 @@ def questions(facts: Facts, known: dict[str, Any]) -> list[str]:
         asked.append("Which model of the Hub was the starting checkpoint? Put its id into the metadata, as base_model.")
     if "datasets" not in known:
         asked.append("Where do the data come from, who may use them, and do they show or name people who have not agreed?")
-    return [*asked, "What is the model meant for, and what must it not be used for?",
-            "How do the inputs that it will meet differ from the test rows that it was scored on?"]
+    asked.append("What is the model meant for, and what must it not be used for?")
+    if facts.whole:
+        asked.append(f"How do the inputs that it will meet differ from the {escaped(facts.split)} rows that it was scored on?")
+    return asked

@@ -69,7 +69,7 @@ def calibration(facts: Facts) -> str:
         ece, before = by_metric["ece"], next((score for score in facts.scores["scores"] if score["metric"] == BEFORE), None)
         limits = f" (95 % interval {interval(ece)})" if interval(ece) else ""
         lines.append(f"A stated probability is off by {number(ece)} on average{limits}: the expected calibration error, "
-                     f"on {counted(ece['num_rows'], 'row')} of the {ece['split']} split.")
+                     f"on {counted(ece['num_rows'], 'row')} of the {escaped(ece['split'])} split.")
         lines += [f"Before calibration it was {number(before)}."] if before else []
     if temperature is not None:
         lines.append(f"The logits were divided by a temperature of {temperature:.4g}, fitted on {rows}; it is in the weights, for every library.")
@@ -171,7 +171,7 @@ def _unknown(facts: Facts) -> list[str]:
     data, lines = facts.data, []
     for split, labels in data.get("missing_classes", {}).items():
         if split == facts.split:
-            lines.append(f"Nothing is known of {listed(labels)}: without an example in the {split} split.")
+            lines.append(f"Nothing is known of {listed(labels)}: without an example in the {escaped(split)} split.")
     if data.get("small_classes"):
         named = [f"{escaped(label)} ({number_of})" for label, number_of in data["small_classes"].items()]
         more = f" and {len(named) - 10} more" if len(named) > 10 else ""

@@ -119,7 +119,7 @@ def course(facts: Facts) -> str:
     rows = facts.data["splits"]["validation"]["num_rows"] if "validation" in facts.data["splits"] else 0
     better = "" if greater_is_better(metric) else " (lower is better)"
     names = [key.removeprefix("eval_") + (better if key != "eval_loss" else "") for key in keys]
-    return f"On {counted(rows, 'validation row')}:\n\n" + table(["epoch", "step", *names], shown)
+    return f"On {counted(rows, 'validation row') if rows else 'the validation rows'}:\n\n" + table(["epoch", "step", *names], shown)
 
 
 def machine(facts: Facts) -> str:
