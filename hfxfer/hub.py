@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,19 +123,21 @@ def push_space(source: str | Path, *, hub_space_id: str, hub_model_id: str = "",
     from huggingface_hub import HfApi
 
     token_for(hub_space_id, "--hub_space_id")
-    api, run = HfApi(), Run(source)
-    with ExitStack() as stack:
-        stack.enter_context(patient())
-        writing = stack.enter_context(Writing())
-        about = spaces.describe(source, hub_model_id=hub_model_id, revision=revision)
-        folder = Path(output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="hfxfer-")))
-        spaces.claim(folder, overwrite)
+    api, run, kept = HfApi(), Run(source), Path(output_dir) if output_dir else None
+    if kept:
+        spaces.claim(kept, overwrite)
+    with patient(), Writing() as writing, tempfile.TemporaryDirectory(prefix="hfxfer-") as name:
+        about, folder = spaces.describe(source, hub_model_id=hub_model_id, revision=revision), Path(name)
         model = _found(api, about, about.revision or MAIN)
-        last = _last_push(run, about.model_id, about.revision or MAIN)
-        demo = _planned_space(api, about, Wanted(hub_space_id, "space", folder, {}, spaces.OWN_FILES, last=last.get("space_commit", "")),
-                              private, model)
+        if kept and kept.is_dir():  # what is there goes up, too; nothing is written there before the answer
+            shutil.copytree(kept, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".*"))
+        last = _last_push(run, about.model_id, about.revision or MAIN).get("space_commit", "")
+        demo = _planned_space(api, about, Wanted(hub_space_id, "space", folder, {}, spaces.OWN_FILES, last=last), private, model, kept)
         if confirm is not None:
             confirm(demo.plan)
+        if kept:
+            spaces.write(about, kept, (folder / "README.md").read_text(encoding="utf-8"))
+            demo = replace(demo, plan=replace(demo.plan, folder=kept))
         return _sent_space(api, demo, run, model.commit, writing, commit_message)
 
 
@@ -276,17 +278,14 @@ def _found(api: Any, about: spaces.About, revision: str) -> _Model:
     return _Model("private" if found.private else "gated" if found.gated else "", found.sha)
 
 
-def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool | None, model: _Model) -> _Demo:
-    """Write the folder and compare it with what the Hub has. private: None is as the model is."""
+def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool | None, model: _Model,
+                   kept: Path | None = None) -> _Demo:
+    """Write the folder and compare it with what the Hub has. private: None is as the model is. kept: the user's own folder."""
     from huggingface_hub import get_token
-    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
     check_account(api, wanted.repo_id, "--hub_space_id")
-    try:
-        readme = repository.content(api, "space", wanted.repo_id, MAIN, "README.md", RepositoryNotFoundError, EntryNotFoundError).decode()
-    except (RepositoryNotFoundError, EntryNotFoundError):
-        readme = ""
-    spaces.write(about, wanted.folder, readme)
+    readme = remote_card.readme_at(api, "space", wanted.repo_id, MAIN)
+    spaces.write(about, wanted.folder, remote_card.space_readme(api, wanted, readme, kept, partial(spaces.readme_of, about)))
     check_card(api, (wanted.folder / "README.md").read_text(encoding="utf-8"), "space")
     files, _ = publishing.listing(wanted.folder)
     secrets = [each.encode() for each in (get_token() or "", os.environ.get(READER, "").strip()) if each]

@@ -148,7 +148,7 @@ def write(about: About, folder: Path, existing: str = "") -> None:
     existing = existing or (readme.read_text(encoding="utf-8") if readme.is_file() else "")
     requirements = _requirements()
     # First of all: by it `claim` knows the Space again where this is cut short.
-    write_text(readme, _readme(about, existing, place))
+    write_text(readme, readme_of(about, existing, place))
     shutil.rmtree(folder / "hfxfer", ignore_errors=True)
     # _shipped holds the Spaces and the card's template of an installed wheel: nothing that runs.
     shutil.copytree(Path(__file__).parent, folder / "hfxfer", ignore=shutil.ignore_patterns("__pycache__", "_shipped", ".*"))
@@ -170,7 +170,7 @@ def _version(name: str) -> str:
         raise DependencyError(f"{name} is not installed, and a Space names the version that is. Install it with: pip install {name}") from error
 
 
-def _readme(about: About, existing: str, place: str) -> str:
+def readme_of(about: About, existing: str, place: str) -> str:
     """Front matter and text. place: of the existing README.md. Raises RunError where that is broken."""
     _, theirs, body = split_metadata(existing, place)
     if body.strip() == UNTOUCHED:

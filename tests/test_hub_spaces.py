@@ -69,7 +69,9 @@ def test_what_others_did_to_a_space_stays_or_is_told(hub, push):
     assert done.code == 0, done.talk
     found = front_matter(space)
     assert (found["emoji"], found["suggested_hardware"], found["models"]) == ("🐈", "t4-small", [push.id])
-    assert space.pushes[-1].changed == {"app.py": "modified", "hfxfer/gone.py": "deleted"} and space.files()["examples/a.txt"] == b"mine"
+    # README.md: its record no longer names the emoji as hfxfer's.
+    assert space.pushes[-1].changed == {"README.md": "modified", "app.py": "modified", "hfxfer/gone.py": "deleted"}
+    assert space.files()["examples/a.txt"] == b"mine"
     assert "  lost                 app.py: as somebody changed it on the Hub since the last push\n" in done.talk
 
 
@@ -382,3 +384,38 @@ def test_a_broken_card_on_the_hub_is_named_by_its_place(hub, push):
     done = push()
     assert (done.code, error_of(done)) == (2, f"the metadata at the top of README.md of {push.id} on the Hub are no YAML (line 2). "
                                               "Mend them between the lines of ---, or delete the file")
+
+
+# --- a Space that is kept in a folder of one's own -----------------------------------------------------------------------
+
+def test_readmes_of_the_folder_and_of_the_hub_are_brought_together(hub, hfxfer, run, push, tmp_path):
+    assert push().code == 0
+    readme = tmp_path / "space" / "README.md"
+    command = ["space", run, "--hub_space_id", "me/kept", "--output_dir", tmp_path / "space", "--overwrite"]
+    assert hfxfer(*command, "--yes").code == 0
+    space = hub.repo("me/kept", "space")
+    readme.write_text(readme.read_text().replace("emoji: 🔎", "emoji: 🐈"))  # only here
+    before = contents(tmp_path / "space")
+    done = hfxfer(*command)
+    assert done.code == 2 and "  changed " in done.talk and contents(tmp_path / "space") == before and len(space.pushes) == 1
+    assert hfxfer(*command, "--yes").code == 0 and front_matter(space)["emoji"] == "🐈" and files_of(space) == contents(tmp_path / "space")
+    hub.push(space, {"README.md": space.files()["README.md"].decode().replace("🐈", "🐕")}, "By hand", "she")  # only there
+    before = contents(tmp_path / "space")
+    (tmp_path / "space" / "app.py").write_text("print()\n")
+    assert hfxfer(*command, "--yes").code == 0 and front_matter(space)["emoji"] == "🐕" and files_of(space) == contents(tmp_path / "space")
+    assert before != contents(tmp_path / "space") and before["app.py"] == contents(tmp_path / "space")["app.py"]
+    readme.write_text(readme.read_text().replace("🐕", "🐎"))
+    hub.push(space, {"README.md": space.files()["README.md"].decode().replace("🐕", "🐁")}, "By hand", "she")
+    before = contents(tmp_path / "space")
+    done = hfxfer(*command, "--yes")
+    assert done.code == 2 and contents(tmp_path / "space") == before and error_of(done) == (
+        f"{readme} and README.md of the Space were both edited, and differ. The Hub's: {hub.endpoint}/spaces/me/kept/blob/main/README.md. "
+        "Make the two alike, here or there, and run the same command")
+    readme.write_text(space.files()["README.md"].decode())
+    assert hfxfer(*command, "--yes").code == 0 and front_matter(space)["emoji"] == "🐁"
+
+
+def test_nothing_is_written_into_a_new_folder_before_the_answer(hub, hfxfer, run, push, tmp_path):
+    assert push().code == 0
+    command = ["space", run, "--hub_space_id", "me/unanswered", "--output_dir", tmp_path / "space"]
+    assert hfxfer(*command).code == 2 and not (tmp_path / "space").exists()
