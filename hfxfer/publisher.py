@@ -19,7 +19,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from hfxfer import card, console, hub, licences, repository, scripted, tasks
+from hfxfer import card, console, hub, licences, publishing, repository, scripted, tasks
 from hfxfer.batches import generators_kept
 from hfxfer.card._merge import dumped, split_metadata
 from hfxfer.errors import HfxferError, RecipeError, RefusedError, WorkError
@@ -85,8 +85,9 @@ class Publisher:
 
     def said(self, trainer: Any, given: dict[str, Any]) -> Said:
         named, recipe = {name: value for name, value in given.items() if value is not None}, trainer.recipe
+        language = named.get("language", recipe.language)
         return Said(named.get("token", self._token), named.get("private", self.private), named.get("revision", self.revision) or repository.MAIN,
-                    named.get("license", recipe.license), languages(named.get("language", recipe.language)))
+                    named.get("license", recipe.license), [*language] if isinstance(language, (list, tuple)) else languages(language))
 
     def check(self, trainer: Any, **given: Any) -> None:
         """Raise RefusedError, in every process, where no true card can be made or the token may not write. Nothing is sent. given: as to push."""
@@ -190,7 +191,8 @@ class Publisher:
         kept = f"The model is whole in {run.model_dir}. Push it with: {' '.join(again)}"
         try:
             with logged_in(said.token):
-                card.write(run, model_id=self.model_id, license=said.license, language=said.language)  # the push keeps what the author said
+                # The push keeps what the author said.
+                card.write(run, model_id=self.model_id, license=said.license, language=said.language, card_examples=publishing.shows_examples(run))
                 done = hub.push(run, hub_model_id=self.model_id, private=said.private, revision=said.revision, commit_message=message,
                                 license=said.license)
         except (RefusedError, WorkError) as error:

@@ -172,6 +172,19 @@ said["pushed"] = [done.address, done.commit, again.commit]
             "stays\n") in said["talk"]
 
 
+def test_examples_that_the_author_switched_on_stay_in_the_card(hub, script):
+    script("""
+from hfxfer import card
+made = trainer(arguments(num_train_epochs=1))
+made.train()
+made.push_to_hub("First")
+card.write(hfxfer.Run(out), model_id="me/" + Path(out).name, card_examples=True)
+made.push_to_hub("Second", language=["en", "fr"])
+""")
+    first, second = (hub.repo(script.id).files(commit.oid)["README.md"].decode() for commit in hub.repo(script.id).pushes)
+    assert "widget:" not in first and "example_title: Validation row 1\n" in second and "language:\n- en\n- fr\n" in second
+
+
 def test_a_model_that_was_only_loaded_is_published_as_such(hub, script):
     script("""
 model, tokenizer = headed(base)
