@@ -1,4 +1,4 @@
-"""What is turned away before gradio sees it: addresses to fetch, and bodies without a limit.
+"""What is turned away before gradio sees it: addresses to fetch, bodies without a limit; and, by the browser, pictures from elsewhere.
 
 gradio (6.31) fetches any public address for whoever asks `/file=http…`, and reads a request's JSON to its end, however long it is.
 """
@@ -17,6 +17,9 @@ BODY_MB = 2
 UPLOADS_MB = 20 * limits.UPLOAD_MB
 """All files of one upload."""
 
+POLICY = b"img-src 'self' data: blob:; media-src 'self' data: blob:"
+"""What a browser may show: nothing from elsewhere, however a card asks for it, so that nobody learns who reads it."""
+
 
 class Door:
     """ASGI middleware."""
@@ -25,8 +28,16 @@ class Door:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        refusal = refused(scope) if scope["type"] == "http" else None
-        await (refusal or self.app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sent(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), (b"content-security-policy", POLICY)]}
+            await send(message)
+
+        await (refused(scope) or self.app)(scope, receive, sent)
 
 
 def refused(scope: Any) -> PlainTextResponse | None:
