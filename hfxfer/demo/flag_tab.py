@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from hfxfer.card._text import escaped
 from hfxfer.demo import words
 from hfxfer.demo.events import OWN
 from hfxfer.demo.flags import Flags
@@ -34,7 +35,7 @@ def flag_box(box: InputBox, served: Served, flags: Flags) -> None:
 
 def _right(served: Served) -> Any:
     if served.problem_type == "tags":
-        return gr.Textbox(label=words.RIGHT_TAGS, info=" ".join(served.labels))
+        return gr.Textbox(label=words.RIGHT_TAGS, info=" ".join(map(escaped, served.labels)))
     if served.problem_type == REGRESSION:
         return gr.Number(label=words.RIGHT_VALUE, value=None)
     if served.problem_type == MULTI_LABEL:
