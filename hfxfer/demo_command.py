@@ -36,7 +36,7 @@ def demo(positional: list[str], flags: dict[str, Any]) -> None:
 DEMO = Command("MODEL… [--port N] [--output_dir FLAGS]", "try a model in the browser, or several side by side", demo, {
     "port": Flag("value", "port to listen on (the first free one from 7860)"),
     "host": Flag("value", "address to listen on (127.0.0.1: this machine only); 0.0.0.0 lets others in"),
-    "share": Flag("switch", "also make a public address for 72 hours, by gradio's servers"),
+    "share": Flag("switch", "also make a public address for up to a week, by gradio's servers"),
     "theme": Flag("value", "how it looks", THEMES),
     "output_dir": Flag("value", "let people report wrong answers, and keep these inputs with the right label in this folder"),
     "revision": Flag("value", "branch, tag or commit of a Hub model")})

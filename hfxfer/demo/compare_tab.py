@@ -48,7 +48,7 @@ class CompareTab:
 
 
 def disagreements(models: dict[str, Served]) -> tuple[str, list[str], list[list[str]]]:
-    """A sentence, heads and rows: test rows that all Runs were scored on and that get different answers, in the first Run's order."""
+    """A sentence, heads and rows: test rows that all Runs were scored on and that get answers that are shown as different, in the first Run's order."""
     runs = {name: each.run for name, each in models.items()}
     if not all(run and run.predictions_path.is_file() for run in runs.values()):
         return words.NOT_COMPARABLE, [], []
@@ -59,7 +59,7 @@ def disagreements(models: dict[str, Served]) -> tuple[str, list[str], list[list[
     if not common:
         return words.NOT_COMPARABLE, [], []
     found = [(row, [row["prediction"], *(rows[row["row_id"]] for rows in by_row)]) for row in common]
-    differ = [(row, given) for row, given in found if any(answer != given[0] for answer in given)]
+    differ = [(row, given) for row, given in found if any(_said(answer) != _said(given[0]) for answer in given)]
     shown = [[facts.called(next(iter(models.values())), row["input"]), _said(row["reference"]), *map(_said, given)]
              for row, given in differ[:MOST]]
     more = words.FIRST_SHOWN.format(most=MOST) if len(differ) > MOST else ""
