@@ -177,3 +177,34 @@ def test_somebody_elses_scores_are_none(bert, tmp_path, content):
     source = model(bert, tmp_path / "foreign", "SequenceClassification", ["x", "y"])
     (tmp_path / "foreign" / "scores.json").write_bytes(content.encode("utf-8", "surrogateescape"))
     assert facts.scores(Served(source)) is None
+
+
+def test_why_says_that_the_end_was_not_read(bert, tmp_path):
+    pytest.importorskip("captum")
+    sentence = "Only the beginning was read: the model takes 64 tokens."
+    texts = why_tab(loaded(model(bert, tmp_path / "texts", "SequenceClassification", ["x", "y"])))
+    tags = why_tab(loaded(model(bert, tmp_path / "tags", "TokenClassification", ["O", "B-PER"], always="B-PER")))
+    for tab, more in ((texts, [""] * 2), (tags, [""])):
+        assert tab.explain("good day " * 60, *more)["note"] == sentence and "note" not in tab.explain("good day", *more)
+        *before, said = tab.asked("", "good day " * 60, *more[1:])[0].split("\n\n")
+        assert before == [sentence] and said.startswith("For **")
+
+
+def test_labels_in_the_hint_for_tags_are_no_markup(bert, tmp_path):
+    from hfxfer.demo.flag_tab import _right
+
+    shown = _right(Served(model(bert, tmp_path / "hostile", "TokenClassification", ["O", f"B-{HOSTILE}"])))
+    assert shown.info == "O B-&lt;img src=x&gt;\\*a\\*"
+
+
+def test_a_browser_shows_nothing_from_elsewhere(bert, tmp_path):
+    import httpx
+
+    from hfxfer import demo
+
+    app, address = demo.launch([model(bert, tmp_path / "texts", "SequenceClassification", ["x", "y"])], wait=False)
+    try:
+        for path in ("", "config", "gradio_api/file=http://example.com/x.png", "nowhere"):
+            assert httpx.get(address + path).headers["content-security-policy"] == "img-src 'self' data: blob:; media-src 'self' data: blob:"
+    finally:
+        app.close()

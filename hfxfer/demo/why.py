@@ -35,10 +35,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """(word, start, end, weight) for each word of a text; start and end in characters, weights as shares of the greatest (−1 to 1)."""
+    """(word, start, end, weight) for each word of a text; start and end in characters, weights as shares of the greatest (−1 to 1).
+
+    cut_at: the most tokens that are looked at, where the text has more and its end counts nothing here.
+    """
 
     words: list[tuple[str, int, int, float]]
     method: str
+    cut_at: int | None = None
 
 
 def explain_picture(predictor: Any, row: dict[str, Any], target: int) -> Seen:
@@ -122,7 +126,8 @@ def explain_text(predictor: Any, row: dict[str, Any], text: str, target: int) ->
         if word is not None:
             weights[word] += weight
     greatest = np.abs(weights).max(initial=0) or 1.0
-    return Read([(text[start:end], start, end, float(weight / greatest)) for (start, end), weight in zip(spans, weights)], words.GRADIENTS)
+    cut_at = int(predictor.recipe.max_length) if len(ids[0]) >= predictor.recipe.max_length and len(spans) - 1 not in word_of else None
+    return Read([(text[start:end], start, end, float(weight / greatest)) for (start, end), weight in zip(spans, weights)], words.GRADIENTS, cut_at)
 
 
 def _encoded(predictor: Any, row: dict[str, Any], spans: list[tuple[int, int]]) -> tuple[Any, list[int | None]]:

@@ -65,8 +65,9 @@ class WhyTab:
             return {"label": label, "method": found.method, "heat": cells(found.heat, min(GRID, *found.heat.shape)).tolist()}
         if found is None:
             raise refusal(words.WHY_NOTHING)
-        return {"label": label, "method": found.method,
+        said = {"label": label, "method": found.method,
                 "words": [{"word": word, "start": start, "end": end, "weight": weight} for word, start, end, weight in found.words]}
+        return {**said, "note": words.CUT.format(most=found.cut_at)} if found.cut_at else said
 
     def asked(self, label: str, *given: Any) -> tuple[str, Any, Any]:
         """Sentence, overlay or marked words, and what the overlay is made of."""
@@ -117,7 +118,8 @@ def sentence(label: str, found: Seen | Read) -> str:
     if isinstance(found, Read):
         ranked = sorted(found.words, key=lambda word: -abs(word[3]))[:MOST_WORDS]
         said = [words.WHY_WORD.format(word=escaped(word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked]
-        return words.WHY_WORDS.format(**named, words=", ".join(said))
+        cut = f"{words.CUT.format(most=found.cut_at)}\n\n" if found.cut_at else ""
+        return cut + words.WHY_WORDS.format(**named, words=", ".join(said))
     shares = cells(found.heat, 3)
     if not found.heat.any():
         return words.WHY_PICTURE_NOTHING.format(**named)
