@@ -33,8 +33,10 @@ from hfxfer.demo.predict_tab import PredictTab
 from hfxfer.demo.served import Served
 from hfxfer.demo.why_tab import WhyTab
 from hfxfer.errors import RecipeError
+from hfxfer.tasks._task import REGRESSION
 
 AUTH = "HFXFER_DEMO_AUTH"
+FLAGS = "HFXFER_FLAGS"
 
 CSS = """
 #verdict strong { font-weight: 600; }
@@ -79,15 +81,15 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
 
 
 def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "127.0.0.1", port: int | None = None, share: bool = False,
-           theme: Any = None, wait: bool = True, **settings: Any) -> tuple[gr.Blocks, str]:
+           theme: Any = None, wait: bool = True, flag_folder: str | Path | None = None) -> tuple[gr.Blocks, str]:
     """Build and serve. The app, and its address. port: None takes the first free one from 7860. wait: until it is interrupted.
 
-    The login comes from the environment: HFXFER_DEMO_AUTH=USER:PASSWORD. settings: as `build` takes them. Raises RecipeError where
-    nothing can listen there.
+    The login comes from the environment: HFXFER_DEMO_AUTH=USER:PASSWORD; so does, where none is given, the folder of reports:
+    HFXFER_FLAGS=FOLDER, which switches them on in a Space. Raises RecipeError where nothing can listen there.
     """
     auth = login()
     _own_folder()
-    app = build(sources, revision=revision, **settings)
+    app = build(sources, revision=revision, flag_folder=flag_folder or os.environ.get(FLAGS))
     try:
         _, local, shared = app.launch(
             server_name=host, server_port=port, share=share, theme=theme, css=CSS, auth=auth, max_file_size=limits.UPLOAD_MB * 10**6,
@@ -116,10 +118,25 @@ def served(sources: Sequence[str], revision: str | None) -> dict[str, Served]:
     if len(kinds) > 1:
         said = "; ".join(f"{each.source}: {each.task.name}, {each.problem_type}" for each in found)
         raise RecipeError(f"demo compares models of one task, got {said}. Start one demo for each task")
+    for each in found[1:]:
+        _same_labels(found[0], each)
     names = [each.name for each in found]
     for each in found:
         each.name = each.name if names.count(each.name) == 1 else each.source
     return {each.name: each for each in found}
+
+
+def _same_labels(one: Served, other: Served) -> None:
+    """Raises RecipeError: a label is chosen for all models at once, and a probability of one that another lacks compares with nothing."""
+    if one.problem_type == REGRESSION or set(one.labels) == set(other.labels):
+        return
+    said = "; ".join(f"only {first.source} has {_listed(set(first.labels) - set(second.labels))}"
+                     for first, second in ((one, other), (other, one)) if set(first.labels) - set(second.labels))
+    raise RecipeError(f"demo compares models with the same labels, but {said}. Start one demo for each")
+
+
+def _listed(labels: set[str], most: int = 5) -> str:
+    return ", ".join(sorted(labels)[:most]) + (f" and {len(labels) - most} more" if len(labels) > most else "")
 
 
 def login() -> tuple[str, str] | None:
