@@ -179,9 +179,9 @@ def test_coverage_and_accuracy_by_hand():
     found = trust.Measured("single_label_classification", np.asarray([0.9, 0.8, 0.6, 0.4]), np.asarray([True, True, False, True]), 4, 4)
     assert found.at(0.6) == pytest.approx({"num_rows": 4, "given": 3, "coverage": 0.75, "accuracy": 2 / 3,
                                            "low": 0.2076596, "high": 0.9385081, "recall": 0.5})
-    assert found.sentence(0.6) == ("At 60 %, measured on 4 test rows: sure about 75 % of them, and right in 67 % of those "
+    assert found.sentence(0.6) == ("At 60 %: sure on 3 of 4 test rows (75 %), and right on 67 % of these "
                                    "(95 % interval 21 % to 94 %).")
-    assert found.sentence(0.95) == "At 95 %, measured on 4 test rows: sure about none of them."
+    assert found.sentence(0.95) == "At 95 %: sure on none of 4 test rows."
 
 
 def test_the_measured_rows_are_those_of_predictions_parquet(made):

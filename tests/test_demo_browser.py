@@ -98,7 +98,7 @@ def test_a_picture_is_predicted_and_the_threshold_moves_the_verdict(page, run):
     number.fill("1")
     number.press("Tab")
     page.get_by_text("which is below 100 %").wait_for()
-    assert page.get_by_text("measured on 15 test rows: sure about none of them.").is_visible()
+    assert page.get_by_text("At 100 %: sure on none of 15 test rows.").is_visible()
 
 
 def test_what_is_no_picture_is_said_in_one_sentence(page, tmp_path):

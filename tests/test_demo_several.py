@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 
 import pytest
 
@@ -190,3 +191,117 @@ def test_the_threshold_of_several_labels_is_the_models_own(made, tmp_path):
 def test_without_a_folder_nobody_can_report(made):
     app = demo.build([str(made("one").folder)])
     assert "flag" not in {each["api_name"] for each in app.get_config_file()["dependencies"]}
+
+
+@pytest.mark.parametrize("right", ["nan", "inf", "-Infinity", float("nan"), 10**400, "1e999"])
+def test_an_endless_number_is_none(made, tmp_path, right):
+    kept = reports.Flags(tmp_path / "numbers", Served(str(made("numbers").folder)))
+    with pytest.raises(gr.Error) as caught:
+        kept.keep({"text": "a"}, right)
+    assert caught.value.message == f"{str(right)[:80]} is no number. Give the right number."
+    assert not (tmp_path / "numbers" / "flags.jsonl").exists()
+
+
+def test_a_text_with_signs_that_end_lines_is_one_report(made, tmp_path):
+    served = Served(str(made("numbers").folder))
+    reports.Flags(tmp_path / "new", served).keep({"text": "a\u2028b\x85c"}, 1)
+    assert reports.Flags(tmp_path / "new", served).keep({"text": "a\u2028b\x85c"}, 1) == "That is kept already. Reports so far: 1."
+
+
+def test_reports_end_at_a_size(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "MOST_MB", 0.00002)
+    served = Served(str(made("numbers").folder))
+    reports.Flags(tmp_path / "new", served).keep({"text": "a" * 50}, 1)
+    with pytest.raises(gr.Error) as caught:
+        reports.Flags(tmp_path / "new", served).keep({"text": "b"}, 1)
+    assert caught.value.message == "No more than 2e-05 MB of reports are taken, and there are as many."
+
+
+def test_a_report_that_cannot_be_written_is_said_and_leaves_nothing_half(made, tmp_path, capsys):
+    import resource
+
+    from PIL import Image
+
+    served = Served(str(made("one").folder))
+    kept = reports.Flags(tmp_path / "new", served)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        for most in (50, 1000):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+            with pytest.raises(gr.Error) as caught:
+                kept.keep({"image": Image.effect_noise((64, 64), 50).convert("RGB")} if most == 1000 else {"image": Image.new("RGB", (4, 4))}, "digit 0")
+            assert caught.value.message == "That could not be kept, and it is not your fault. Whoever runs this app finds the reason in its log."
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == []
+    assert kept.keep({"image": Image.new("RGB", (4, 4))}, "digit 0") == "Thank you, it is kept. Reports so far: 1."
+    assert [path.suffix for path in sorted((tmp_path / "new").iterdir())] == [".png", ".jsonl"]
+
+
+def test_half_a_line_is_taken_back(made, tmp_path, capsys):
+    import resource
+
+    kept = reports.Flags(tmp_path / "new", Served(str(made("numbers").folder)))
+    kept.keep({"text": "a"}, 1)
+    before, whole = resource.getrlimit(resource.RLIMIT_FSIZE), (tmp_path / "new" / "flags.jsonl").read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 5, before[1]))
+        with pytest.raises(gr.Error, match="That could not be kept"):
+            kept.keep({"text": "b" * 100}, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert (tmp_path / "new" / "flags.jsonl").read_bytes() == whole
+
+
+def test_pictures_that_were_kept_without_their_line_are_no_foreign_things(made, tmp_path):
+    served = Served(str(made("one").folder))
+    for name in ("0" * 32 + ".png", "1" * 32 + ".png.part"):
+        (tmp_path / name).touch()
+    reports.Flags(tmp_path, served)
+    assert [path.name for path in tmp_path.iterdir()] == ["0" * 32 + ".png"]
+    (tmp_path / "holiday.png").touch()
+    with pytest.raises(RecipeError, match="holds other things .holiday.png.. Give a new folder"):
+        reports.Flags(tmp_path, served)
+
+
+def test_models_with_other_labels_do_not_stand_in_one_app(made, tmp_path):
+    import shutil
+
+    shutil.copytree(made("tags").model_dir, tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config["id2label"] = {key: label.replace("PER", "ORG") for key, label in config["id2label"].items()}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RecipeError) as caught:
+        demo.served([str(made("tags").folder), str(tmp_path / "other")], None)
+    assert str(caught.value) == (f"demo compares models with the same labels, but only {made('tags').folder} has B-PER, I-PER; "
+                                 f"only {tmp_path / 'other'} has B-ORG, I-ORG. Start one demo for each")
+
+
+def test_numbers_that_are_shown_alike_do_not_differ(made):
+    import shutil
+
+    import pyarrow.parquet
+
+    run, folder = made("numbers"), made("numbers").folder.with_name("numbers-again")
+    shutil.copytree(run.folder, folder)
+    other = Served(str(folder))
+    table = run.predictions()
+    place, rows = table.schema.get_field_index("prediction"), table["prediction"].to_pylist()
+    moved = [value * (1 + 1e-7) for value in rows]
+    moved[0] = rows[0] + 1
+    pyarrow.parquet.write_table(table.set_column(place, "prediction", [moved]), other.run.predictions_path)
+    said, _, shown = disagreements({"one": Served(str(run.folder)), "two": other})
+    assert said == f"1 of {len(rows)} test rows that all models were scored on get different answers." and len(shown) == 1
+
+
+def test_the_environment_switches_reports_on(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("HFXFER_FLAGS", str(tmp_path / "reports"))
+    app, _ = demo.launch([str(made("one").folder)], wait=False)
+    try:
+        assert "flag" in {each["api_name"] for each in app.get_config_file()["dependencies"]} and (tmp_path / "reports").is_dir()
+    finally:
+        app.close()

@@ -38,7 +38,7 @@ class BatchTab:
     def __init__(self, models: dict[str, Served], which: gr.Dropdown | None, threshold: gr.Slider):
         self.models, which_one = models, [which] if which else []
         self.first = next(iter(models.values()))
-        gr.Markdown(words.BATCH_HINT.format(most=limits.BATCH_ROWS))
+        gr.Markdown(words.BATCH_HINT.format(most=limits.BATCH_ROWS, mb=limits.UPLOAD_MB))
         label = words.FILES if self.first.is_image else words.TABLE
         kinds = ["image"] if self.first.is_image else list(TABLES)
         self.files = Files(label=label, file_count="multiple", file_types=kinds, height=160)

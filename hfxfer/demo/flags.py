@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
+from hfxfer import console
 from hfxfer.demo import words
 from hfxfer.demo.refusals import refusal
 from hfxfer.demo.served import Served
@@ -20,6 +24,12 @@ from hfxfer.errors import RecipeError
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
 
 MOST = 10_000
+MOST_MB = 2_000
+"""Of all reports: pictures are kept as PNG, at full size."""
+
+OWN = re.compile(r"[0-9a-f]{32}\.png(\.part)?")
+"""Names of the pictures that are kept; .part while one is written."""
+
 PICTURES, ROWS = "metadata.jsonl", "flags.jsonl"
 
 
@@ -32,12 +42,19 @@ class Flags:
         self._turn = threading.Lock()
         if self.folder.exists() and not self.folder.is_dir():
             raise RecipeError(f"--output_dir {folder} is a file. Give a folder for the reports")
-        foreign = [path.name for path in self.folder.glob("*") if path != self.path and not (served.is_image and path.suffix == ".png")]
-        if foreign or (any(self.folder.glob("*")) and not self.path.is_file()):
-            raise RecipeError(f"--output_dir {folder} holds other things ({', '.join(sorted(foreign)[:3]) or 'pictures'}). Give a new folder, "
+        foreign = [path.name for path in self.folder.glob("*") if path != self.path and not (served.is_image and self._is_own(path))]
+        if foreign:
+            raise RecipeError(f"--output_dir {folder} holds other things ({', '.join(sorted(foreign)[:3])}). Give a new folder, "
                               "or one that an earlier demo kept reports of this task in")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._known = set(self.path.read_text(encoding="utf-8").splitlines()) if self.path.is_file() else set()
+        for left in self.folder.glob("*.part"):
+            left.unlink()
+        self._bytes = sum(path.stat().st_size for path in self.folder.glob("*"))
+        # Not splitlines(), which also parts a text at signs that JSON leaves as they are.
+        self._known = set(self.path.read_text(encoding="utf-8").split("\n")) - {""} if self.path.is_file() else set()
+
+    def _is_own(self, path: Path) -> bool:
+        return bool(OWN.fullmatch(path.name)) or (path.suffix == ".png" and self.path.is_file())
 
     def keep(self, row: dict[str, Any], right: Any) -> str:
         """Store a checked row with what is right; a sentence for the person. Raises gr.Error."""
@@ -45,22 +62,45 @@ class Flags:
         with self._turn:
             if len(self._known) >= MOST:
                 raise refusal(words.FLAGS_FULL, most=MOST)
-            line = json.dumps({**self._stored(row), **target}, ensure_ascii=False)
-            if line in self._known:
-                return words.ALREADY_KEPT.format(number=len(self._known))
-            with open(self.path, "a", encoding="utf-8") as file:
+            if self._bytes >= MOST_MB * 10**6:
+                raise refusal(words.FLAGS_FULL_MB, most=MOST_MB)
+            try:
+                return self._kept(row, target)
+            except OSError as error:
+                console.error(f"a report could not be written into {self.folder}: {error}")
+                raise refusal(words.NOT_KEPT) from error
+
+    def _kept(self, row: dict[str, Any], target: dict[str, Any]) -> str:
+        line = json.dumps({**self._stored(row), **target}, ensure_ascii=False, allow_nan=False)
+        if line in self._known:
+            return words.ALREADY_KEPT.format(number=len(self._known))
+        before = self.path.stat().st_size if self.path.is_file() else 0
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
                 file.write(line + "\n")
-            self._known.add(line)
-            return words.KEPT.format(number=len(self._known))
+        except OSError:
+            # Half a line would spoil the whole file for training.
+            if self.path.is_file():
+                os.truncate(self.path, before)
+            raise
+        self._bytes += self.path.stat().st_size - before
+        self._known.add(line)
+        return words.KEPT.format(number=len(self._known))
 
     def _stored(self, row: dict[str, Any]) -> dict[str, Any]:
         """The row as JSON; a picture is written as PNG under the digest of its pixels, without what a camera noted in it."""
         if "image" not in row:
             return row
-        name = hashlib.sha256(repr(row["image"].size).encode() + row["image"].tobytes()).hexdigest()[:32] + ".png"
-        if not (self.folder / name).is_file():
-            row["image"].save(self.folder / name)
-        return {"file_name": name}
+        path = self.folder / (hashlib.sha256(repr(row["image"].size).encode() + row["image"].tobytes()).hexdigest()[:32] + ".png")
+        if not path.is_file():
+            part = path.with_name(f"{path.name}.part")
+            try:
+                row["image"].save(part, "PNG")
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+            self._bytes += path.stat().st_size
+        return {"file_name": path.name}
 
     def _target(self, row: dict[str, Any], right: Any) -> dict[str, Any]:
         """What is right under the role that training looks for, in the form that it takes. Raises gr.Error."""
@@ -69,9 +109,12 @@ class Flags:
             raise refusal(words.NO_LABEL_CHOSEN)
         if kind == REGRESSION:
             try:
-                return {"label": float(right)}
-            except (TypeError, ValueError) as error:
-                raise refusal(words.NO_NUMBER, value=str(right)[:80]) from error
+                number = float(right)
+            except (TypeError, ValueError, OverflowError):
+                number = math.nan
+            if not math.isfinite(number):
+                raise refusal(words.NO_NUMBER, value=str(right)[:80])
+            return {"label": number}
         given = (right if isinstance(right, list) else str(right).split()) if kind == "tags" else right if isinstance(right, list) else [right]
         for name in given:
             if name not in labels:

@@ -44,7 +44,7 @@ class Measured:
     def sentence(self, threshold: float) -> str:
         """The measured numbers at this threshold, in words."""
         found = self.at(threshold)
-        named = {"threshold": percent(threshold), "rows": f"{self.num_rows:,}"}
+        named = {"threshold": percent(threshold), "rows": f"{self.num_rows:,}", "given": f"{found['given']:,}", "found": f"{len(self.confidence):,}"}
         said, silent = {SINGLE_LABEL: (words.MEASURED, words.NEVER_SURE), MULTI_LABEL: (words.MEASURED_LABELS, words.NO_LABELS_MEASURED),
                         "tags": (words.MEASURED_ENTITIES, words.NEVER_SURE_ENTITIES)}[self.kind]
         if not found["given"]:

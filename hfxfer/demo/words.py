@@ -34,15 +34,15 @@ ENTITY_NOT_SURE = "- {text}: perhaps {entity}, {confidence}"
 UNSURE_TAG = "{entity}?"
 CUT = "Only the beginning was read: the model takes {most} tokens."
 
-MEASURED = ("At {threshold}, measured on {rows} test rows: sure about {coverage} of them, and right in {accuracy} of those "
+MEASURED = ("At {threshold}: sure on {given} of {rows} test rows ({coverage}), and right on {accuracy} of these "
             "(95 % interval {low} to {high}).")
-NEVER_SURE = "At {threshold}, measured on {rows} test rows: sure about none of them."
+NEVER_SURE = "At {threshold}: sure on none of {rows} test rows."
 MEASURED_LABELS = ("At {threshold}, measured on {rows} test rows: {precision} of the labels given are right (95 % interval {low} to {high}), "
                    "and {recall} of the right ones are given.")
 NO_LABELS_MEASURED = "At {threshold}, measured on {rows} test rows: no label is given."
-MEASURED_ENTITIES = ("At {threshold}, measured on {rows} test rows: sure about {coverage} of what is found, and right in {accuracy} of those "
-                     "(95 % interval {low} to {high}).")
-NEVER_SURE_ENTITIES = "At {threshold}, measured on {rows} test rows: sure about nothing that is found."
+MEASURED_ENTITIES = ("At {threshold}, measured on {rows} test rows: sure of {given} of {found} entities found ({coverage}), and right on {accuracy} of "
+                     "these (95 % interval {low} to {high}).")
+NEVER_SURE_ENTITIES = "At {threshold}, measured on {rows} test rows: sure of none of {found} entities found."
 NOT_MEASURED = "How often that is right is not known here: there are no predictions.parquet with this model."
 CALIBRATED = "Confidence was calibrated on validation rows: of answers with 80 %, about 80 % should be right."
 NOT_CALIBRATED = "Confidence is the model's own and was not calibrated: it may promise too much."
@@ -66,7 +66,7 @@ API_PREDICT = "One input in; gr.Label's {label, confidences} out. Words: a list 
 
 FILES, TABLE = "Pictures, several at once", "A table (.csv, .tsv, .jsonl) or texts, one a line (.txt)"
 RUN_BATCH, STOP = "Predict all", "Stop"
-BATCH_HINT = "At most {most:,} rows. Search the table by the field above it."
+BATCH_HINT = "At most {most:,} rows, in files of at most {mb} MB each. Search the table by the field above it."
 BATCH_PROGRESS = "{done:,} of {total:,} rows"
 BATCH_DONE = "{total:,} rows; {unsure:,} not sure (below {threshold}); {bad:,} could not be read"
 BATCH_COLUMNS = ("Input", "Answer", "Confidence", "Not sure", "Problem")
@@ -106,6 +106,8 @@ FLAG_HINT = "Keeps this input with the right label, so that the next training ca
 KEPT = "Thank you, it is kept. Reports so far: {number:,}."
 ALREADY_KEPT = "That is kept already. Reports so far: {number:,}."
 FLAGS_FULL = "No more than {most:,} reports are taken, and there are as many."
+FLAGS_FULL_MB = "No more than {most:,} MB of reports are taken, and there are as many."
+NOT_KEPT = "That could not be kept, and it is not your fault. Whoever runs this app finds the reason in its log."
 UNKNOWN_LABEL = "{label} is no label of this model. Allowed: {allowed}."
 NO_LABEL_CHOSEN = "Say what is right first."
 TAGS_DIFFER = "There are {words} words and {tags} tags. Give one tag a word."
@@ -125,7 +127,7 @@ WHY_HINT = "What the answer rests on: what, if it were not there, would change i
 EXPLAIN, WHICH_LABEL, THE_ANSWER = "Explain", "For which label", "the answer"
 HEAT, HEAT_TEXT, OPACITY = "What counts", "The picture as the model sees it, with what counts in red", "Strength of the colour"
 WEIGHTS = "What each word counts: red for the label, violet against it"
-NO_EXPLANATION = "This needs captum, which is not installed here. Whoever runs this app installs it with: pip install \"hfxfer[explain]\""
+NO_EXPLANATION = "This needs captum, which is not installed here. Whoever runs this app installs it with: pip install captum"
 GRAD_CAM, OCCLUSION, GRADIENTS = "Grad-CAM", "occlusion", "integrated gradients"
 WHY_PICTURE = "For **{label}** ({method}), most of what counts lies {places}."
 WHY_PICTURE_NOTHING = "For **{label}** ({method}), no part of the picture counts more than the rest."
