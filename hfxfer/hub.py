@@ -334,8 +334,14 @@ def _reader(api: Any, model_id: str, model: _Model, plan: Plan) -> tuple[str, li
     more = sorted(right for right in _granted(access) if not right.endswith(".read")) if role == "fineGrained" else [] if role == "read" else [role]
     if more:
         raise RefusedError(f"{READER} is {whose}, which is not read-only: {', '.join(more)}. {make}")
-    reads = namespace in (who["name"], *(group["name"] for group in who.get("orgs", ())))
-    if not reads or (role == "fineGrained" and "repo.content.read" not in _granted(access, namespace, model_id)):
+    if model.commit:
+        try:
+            asked(f"asking what {READER} may read", lambda: api.auth_check(model_id, token=value), HfHubHTTPError)
+        except HfHubHTTPError as error:
+            raise RefusedError(f"{READER} is {whose}, which may not read {model_id} ({said(error)}). {make}") from error
+    # Nobody can ask about a model that is not there yet.
+    elif (namespace not in (who["name"], *(group["name"] for group in who.get("orgs", ())))
+          or role == "fineGrained" and "repo.content.read" not in _granted(access, namespace, model_id)):
         raise RefusedError(f"{READER} is {whose}, which may not read {model_id}. {make}")
     return value, [f"secret {SECRET} = {READER}, {whose}, which may only read"]
 

@@ -127,7 +127,7 @@ def writer_of(call, repo_id):
 
 
 def check_gate(call, repo):
-    if not repo.gated or call.token and call.token.may("repo.content.read", repo.id):
+    if not repo.gated or call.token and (call.token.may("repo.content.read", repo.id) or call.token.user.name in repo.readers):
         return
     begin = f"Access to {repo.kind} {repo.id} is restricted"
     if call.token is None:

@@ -135,6 +135,7 @@ class Repo:
         self.commits: list[Commit] = []
         self.branches: dict[str, str] = {"main": None}
         self.tags: dict[str, str] = {}
+        self.readers: set[str] = set()  # whom the owner of a gated repository let in
         self.uploaded: set[str] = set()  # SHA-256 of the LFS objects that were sent to this repository, committed or not
         self.secrets: dict[str, str] = {}
         self.variables: dict[str, dict] = {}

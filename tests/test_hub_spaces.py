@@ -419,3 +419,20 @@ def test_nothing_is_written_into_a_new_folder_before_the_answer(hub, hfxfer, run
     assert push().code == 0
     command = ["space", run, "--hub_space_id", "me/unanswered", "--output_dir", tmp_path / "space"]
     assert hfxfer(*command).code == 2 and not (tmp_path / "space").exists()
+
+
+# --- a gated model of somebody else's ------------------------------------------------------------------------------------
+
+def test_the_hub_is_asked_whether_a_token_may_read_somebody_elses_gated_model(hub, hfxfer, run):
+    hub.add_user("she")
+    theirs = hub.add_repo("she/gated", {"config.json": json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})}, gated="manual")
+    theirs.readers = {"me"}
+    command, reader = ["space", "she/gated", "--hub_space_id", "me/gated-demo", "--yes"], hub.token("me", "read")
+    hub.add_user("other")
+    refused = hfxfer(*command, HFXFER_SPACE_TOKEN=hub.token("other", "read"))
+    assert refused.code == 2 and ("space", "me/gated-demo") not in hub.repos and error_of(refused) == (
+        "HFXFER_SPACE_TOKEN is the token 'test' of other, which may not read she/gated (status 403: Access to model she/gated is restricted and you "
+        f"are not in the authorized list. Visit {hub.endpoint}/she/gated to ask for access.). Make one that may only read, at "
+        f"{hub.endpoint}/settings/tokens, and set HFXFER_SPACE_TOKEN to it")
+    done = hfxfer(*command, HFXFER_SPACE_TOKEN=reader)
+    assert done.code == 0 and hub.repo("me/gated-demo", "space").secrets == {"HF_TOKEN": reader}, done.talk
