@@ -42,7 +42,7 @@ LOGIN = "Log in with: hf auth login (or set HF_TOKEN)"
 class _Patience:
     """How many contexts of patient() are open, nested or in several threads, and who made the client's connections before the first.
 
-    failing_since: time.monotonic() of the first of the failures that no good answer came between; None where the last answer was good.
+    attempts: of the first. failing_since: time.monotonic() of the first of the failures that no good answer came between; None after a good one.
     """
 
     lock, contexts, before, failing_since, attempts = threading.Lock(), 0, None, None, ATTEMPTS
@@ -59,9 +59,8 @@ class _Patience:
 def patient(attempts: int = ATTEMPTS, answer: float = LONGEST_ANSWER) -> Iterator[None]:
     """The client's connections with an end to their waiting: for an answer, and for what a Retry-After asks for.
 
-    attempts: of `asked` and `wait_after`. answer: seconds, as LONGEST_ANSWER. Those of the outermost context hold.
-
-    Of each connection that is made within it: huggingface_hub 2.4 makes a new one after each that could not be made (`http_backoff`).
+    All that are made within it: after one that could not be made, huggingface_hub 2.4 makes a new one (`http_backoff`).
+    attempts: of `asked` and `wait_after`. answer: seconds, as LONGEST_ANSWER. Those of the outermost context hold, in every thread.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http  # 2.4 has no public name for the factory in use, which may be the user's own
