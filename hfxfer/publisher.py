@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -29,10 +30,19 @@ from hfxfer.run import Run
 
 STRATEGIES = ("end", "every_save")
 
+ARGUMENTS = {"private": "hub_private_repo", "revision": "hub_revision"}
+"""Flags of `hfxfer push` that TrainingArguments call otherwise."""
+
 
 @contextmanager
 def logged_in(token: str | None) -> Iterator[None]:
-    """Inside, the client's token is this one, where one is given: it looks for it in the environment at each request."""
+    """Inside, the client's token is this one, where one is given: it looks for it in the environment at each request.
+
+    Raises RefusedError where it would take another one before it.
+    """
+    if token and os.environ.get("HF_OIDC_RESOURCE"):
+        raise RefusedError("a token is given and HF_OIDC_RESOURCE is set, whose token the Hub's client would take in its place; allowed: one of the "
+                           "two. Leave out hub_token (or token=), or unset HF_OIDC_RESOURCE")
     before = os.environ.get("HF_TOKEN")
     if token:
         os.environ["HF_TOKEN"] = token
@@ -45,7 +55,7 @@ def logged_in(token: str | None) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Said:
+class Destination:
     """What holds for one push: what the call says, else what the arguments and the recipe do. private: None is the namespace's default."""
 
     token: str | None = dataclasses.field(repr=False)
@@ -83,27 +93,27 @@ class Publisher:
 
     # --- before training -----------------------------------------------------------------------------------------------
 
-    def said(self, trainer: Any, given: dict[str, Any]) -> Said:
+    def destination(self, trainer: Any, given: dict[str, Any]) -> Destination:
         named, recipe = {name: value for name, value in given.items() if value is not None}, trainer.recipe
         language = named.get("language", recipe.language)
-        return Said(named.get("token", self._token), named.get("private", self.private), named.get("revision", self.revision) or repository.MAIN,
+        return Destination(named.get("token", self._token), named.get("private", self.private), named.get("revision", self.revision) or repository.MAIN,
                     named.get("license", recipe.license), [*language] if isinstance(language, (list, tuple)) else languages(language))
 
     def check(self, trainer: Any, **given: Any) -> None:
         """Raise RefusedError, in every process, where no true card can be made or the token may not write. Nothing is sent. given: as to push."""
-        said = self.said(trainer, given)
-        self.model_id, self.base = agreed(trainer, lambda: self._checked(trainer, said))
+        to, called = self.destination(trainer, given), {name for name, value in given.items() if value is not None}
+        self.model_id, self.base = agreed(trainer, lambda: self._checked(trainer, to), called)
 
-    def _checked(self, trainer: Any, said: Said) -> tuple[str, dict[str, Any]]:
-        with logged_in(said.token):
+    def _checked(self, trainer: Any, to: Destination) -> tuple[str, dict[str, Any]]:
+        with logged_in(to.token):
             faults = list(self._unfit(trainer))
             base = {} if faults else scripted.base_of(trainer)
-            faults = faults or list(_card_faults(trainer, base, Run(self.folder), said))
+            faults = faults or list(_card_faults(trainer, base, Run(self.folder), to))
             if faults:
                 raise RecipeError(f"the model cannot be published: {faults[0]}" if len(faults) == 1 else
                                   "\n".join(["the model cannot be published:", *(f"  - {fault}" for fault in faults)]))
             scripted.rehearse(trainer, base, self.args)
-            return self._account(said), base
+            return self._account(to), base
 
     def _unfit(self, trainer: Any) -> Iterator[str]:
         """What is missing for a model that loads and a card that is true, a sentence each."""
@@ -123,7 +133,7 @@ class Publisher:
             yield f"{self.folder} holds {', '.join(theirs[:5])}, which is of no script's Run and would be replaced or published. Choose another " \
                   "output_dir"
 
-    def _account(self, said: Said) -> str:
+    def _account(self, to: Destination) -> str:
         """The model's id, in the token's own namespace where none was said. Raises RefusedError where the token may not write there."""
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError
@@ -131,6 +141,7 @@ class Publisher:
         api, model_id = HfApi(), self.given_id or self.folder.absolute().name
         with patient():
             if "/" not in model_id:
+                self._check_name(model_id)
                 hub.token_for(f"me/{model_id}")
                 try:
                     model_id = f"{asked('asking whose token it is', api.whoami, HfHubHTTPError)['name']}/{model_id}"
@@ -139,8 +150,15 @@ class Publisher:
             hub.token_for(model_id)
             hub.check_account(api, model_id)
             # Of no files: whether it is private, and the revision a branch.
-            repository.planned(api, repository.Wanted(model_id, "model", self.folder, {}, (), said.revision, said.private))
+            repository.planned(api, repository.Wanted(model_id, "model", self.folder, {}, (), to.revision, to.private))
         return model_id
+
+    def _check_name(self, name: str) -> None:
+        try:
+            hub.check_id(f"me/{name}")
+        except RecipeError as error:
+            got = f"hub_model_id is {name!r}" if self.given_id else f"hub_model_id is not given, and the folder of output_dir is named {name!r}"
+            raise RecipeError(f"{got}; allowed: REPO or NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets. Give hub_model_id") from error
 
     def hint_unused(self, named: dict[str, Any]) -> None:
         """Say which arguments of Trainer.push_to_hub have no use here: most are for its draft of a card."""
@@ -156,8 +174,8 @@ class Publisher:
 
         given: token, private, revision, license, language. Raises WorkError, in every process; the model is saved then.
         """
-        said, run = self.said(trainer, given), scripted.write(trainer, self.args, self.base, self.seconds, going_on)
-        return agreed(trainer, lambda: self._sent(run, message, said))
+        to, run = self.destination(trainer, given), scripted.write(trainer, self.args, self.base, self.seconds, going_on)
+        return agreed(trainer, lambda: self._sent(run, message, to))
 
     def on_train_end(self, trainer: Any, seconds: float | None) -> None:
         """Push where it was asked for; a search's trials are not published. seconds: None where they are not known."""
@@ -185,16 +203,16 @@ class Publisher:
                          "To push only once, when training has ended: hub_strategy='end'")
         self.paused += time.monotonic() - start
 
-    def _sent(self, run: Run, message: str, said: Said) -> hub.Pushed:
-        again = ["hfxfer", "push", shlex.quote(str(self.folder)), "--hub_model_id", self.model_id, *(["--private"] if said.private else []),
-                 *([f"--revision {shlex.quote(said.revision)}"] if said.revision != repository.MAIN else [])]
+    def _sent(self, run: Run, message: str, to: Destination) -> hub.Pushed:
+        again = ["hfxfer", "push", shlex.quote(str(self.folder)), "--hub_model_id", self.model_id, *(["--private"] if to.private else []),
+                 *([f"--revision {shlex.quote(to.revision)}"] if to.revision != repository.MAIN else [])]
         kept = f"The model is whole in {run.model_dir}. Push it with: {' '.join(again)}"
         try:
-            with logged_in(said.token):
+            with logged_in(to.token):
                 # The push keeps what the author said.
-                card.write(run, model_id=self.model_id, license=said.license, language=said.language, card_examples=publishing.shows_examples(run))
-                done = hub.push(run, hub_model_id=self.model_id, private=said.private, revision=said.revision, commit_message=message,
-                                license=said.license)
+                card.write(run, model_id=self.model_id, license=to.license, language=to.language, card_examples=publishing.shows_examples(run))
+                done = hub.push(run, hub_model_id=self.model_id, private=to.private, revision=to.revision, commit_message=message,
+                                license=to.license)
         except (RefusedError, WorkError) as error:
             raise WorkError(f"{error}\n{kept}") from error
         except KeyboardInterrupt as interruption:
@@ -204,13 +222,22 @@ class Publisher:
         return done
 
 
-def agreed(trainer: Any, ask: Callable[[], Any]) -> Any:
-    """What `ask` gives in the main process, in every process; what it raises of hfxfer's errors, too."""
+def in_arguments(text: str, called: Iterable[str] = ()) -> str:
+    """An error of the command line in a script's words: flags as arguments. called: arguments that push_to_hub itself got."""
+    named = {flag: argument for flag, argument in ARGUMENTS.items() if flag not in called}
+    return re.sub(r"(?<!\S)--(\w+)(?: ([A-Z]+)\b)?", lambda flag: named.get(flag[1], flag[1]) + (f"='{flag[2]}'" if flag[2] else ""), text)
+
+
+def agreed(trainer: Any, ask: Callable[[], Any], called: Iterable[str] | None = None) -> Any:
+    """What `ask` gives in the main process, in every process; what it raises of hfxfer's errors, too. called: as `in_arguments`, where flags
+    are no way out."""
     answer = error = None
     if trainer.is_world_process_zero():
         try:
             answer = ask()
         except HfxferError as found:
+            if called is not None:
+                found.args = (in_arguments(str(found), called),)
             error = found
     answer, error = trainer.shared((answer, error))
     if error is not None:
@@ -218,10 +245,10 @@ def agreed(trainer: Any, ask: Callable[[], Any]) -> Any:
     return answer
 
 
-def _card_faults(trainer: Any, base: dict[str, Any], run: Run, said: Said) -> list[str]:
+def _card_faults(trainer: Any, base: dict[str, Any], run: Run, to: Destination) -> list[str]:
     """What the Hub would refuse of licence, languages and the author's own metadata."""
     path = run.model_dir / "README.md"
     own = split_metadata(path.read_text(encoding="utf-8"))[1] if path.is_file() else {}
     terms = licences.inherited(base, trainer.accelerator.unwrap_model(trainer.model).config.to_dict())
-    metadata = {**terms, **own, **({"license": said.license} if said.license else {}), **({"language": said.language} if said.language else {})}
+    metadata = {**terms, **own, **({"license": to.license} if to.license else {}), **({"language": to.language} if to.language else {})}
     return card.faults(metadata, f"---\n{dumped(metadata)}---\n")

@@ -283,9 +283,10 @@ said["later"] = refused(lambda: TransferTrainer(model=model, args=quiet, process
         "  - the processor is not given, without which nobody can use the model. Give processing_class=, the checkpoint's tokenizer or image "
         "processor"]
     assert said["license"][1].startswith(f"{no} license is missing: the base checkpoint says none; allowed: ")
+    assert said["license"][1].endswith(". Say which: license='LICENCE'")
     assert [line.split(";")[0] for line in said["wrong"][1].split("\n")] == [no, "  - license is 'gpl-99'", "  - language is 'english'"]
-    assert said["run"][1] == (f"{no} {script.out} holds recipe.yaml, which is of no script's Run and would be replaced or published. "
-                              "Choose another output_dir")
+    assert said["run"][1] == (f"{no} {script.out} holds recipe.yaml, model/recipe.yaml, which is of no script's Run and would be replaced or "
+                              "published. Choose another output_dir")
     assert not hub.asked()
 
 
@@ -316,7 +317,12 @@ os.environ["HF_TOKEN"] = {worker.token!r}
 said["foreign"] = asked(hub_model_id="bigco/x")
 said["public"] = asked(hub_model_id="me/tagged", hub_private_repo=True)
 said["tag"] = asked(hub_model_id="me/tagged", hub_revision="v1")
-said["there"] = os.path.exists(out)
+said["called"] = refused(lambda: trainer(arguments(hub_model_id="me/tagged", output_dir=out + "2")).push_to_hub(private=True))
+said["named"] = asked(hub_model_id="my run")
+said["folder"] = asked(output_dir=out + "/my run")
+os.environ["HF_OIDC_RESOURCE"] = "me/x"
+said["identity"] = asked(hub_token="hf_given")
+del os.environ["HF_OIDC_RESOURCE"]
 """, token=None)
     assert said["none"] == ["RefusedError", f"there is no token for {hub.endpoint}. Log in with: hf auth login (or set HF_TOKEN); it must be one "
                             "that may write"]
@@ -324,8 +330,14 @@ said["there"] = os.path.exists(out)
                             f"{hub.endpoint}/settings/tokens, and log in with it: hf auth login"]
     assert said["unknown"][1].startswith(f"{hub.endpoint} does not know the token (status 401: ")
     assert said["foreign"][1].startswith("me may not write in bigco; allowed: me, acme.")
-    assert said["public"][1].startswith("me/tagged is there and public; --private is for a new one.")
-    assert said["tag"][1] == "--revision v1 is a tag of me/tagged; allowed: a branch, there or new. Choose another name"
+    assert said["public"][1].startswith("me/tagged is there and public; hub_private_repo is for a new one.")
+    assert said["called"][1].startswith("me/tagged is there and public; private is for a new one.")
+    assert said["tag"][1] == "hub_revision v1 is a tag of me/tagged; allowed: a branch, there or new. Choose another name"
+    allowed = "; allowed: REPO or NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets. Give hub_model_id"
+    assert said["named"][1] == f"hub_model_id is 'my run'{allowed}"
+    assert said["folder"][1] == f"hub_model_id is not given, and the folder of output_dir is named 'my run'{allowed}"
+    assert said["identity"] == ["RefusedError", "a token is given and HF_OIDC_RESOURCE is set, whose token the Hub's client would take in its "
+                                "place; allowed: one of the two. Leave out hub_token (or token=), or unset HF_OIDC_RESOURCE"]
     assert writes(hub) == []
 
 
