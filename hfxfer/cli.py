@@ -239,12 +239,13 @@ def compare(positional: list[str], flags: dict[str, Any]) -> None:
 
 def card(positional: list[str], flags: dict[str, Any]) -> None:
     from hfxfer.card import faults, write
+    from hfxfer.licences import INHERITED
     from hfxfer.recipe import languages
     from hfxfer.run import Run
 
     run = Run(_one(positional, "card", "a Run"))
     found = write(run, model_id=flags.get("hub_model_id", ""), card_examples=flags.get("card_examples", False),
-                  language=languages(flags.get("language")), license=flags.get("license"))
+                  language=languages(flags.get("language")), **{name: flags[name] for name in INHERITED if name in flags})
     wrong = faults(found.metadata, found.text)
     console.fact(str(run.model_dir / "README.md"))
     for line in found.changes:
@@ -376,6 +377,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("RUN RUN", "which of two Runs is better on the same test rows, and whether that is established", compare, {"format": FORMAT}),
     "card": Command("RUN", "write the model card of a Run; what you wrote into it yourself stays", card, {
         "hub_model_id": Flag("value", "the Hub id that the model will have"), "license": Flag("value", "licence of the model, such as apache-2.0"),
+        "license_name": Flag("value", "of license other: what it is called"), "license_link": Flag("value", "of license other: LICENSE, or an address"),
         "language": Flag("value", "of the texts: en, or several: en,fr"),
         "card_examples": Flag("switch", "show some test rows, which are your data"), "format": FORMAT}),
     "push": PUSH,

@@ -63,13 +63,13 @@ class Pushed:
 
 
 def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., None] | None = None, private: bool = False,
-         revision: str = MAIN, commit_message: str = "", allow: Iterable[str] = (), license: str | None = None, card: str = "",
-         space: bool = False, hub_space_id: str = "") -> Pushed:
+         revision: str = MAIN, commit_message: str = "", allow: Iterable[str] = (), license: str | None = None,
+         license_name: str | None = None, license_link: str | None = None, card: str = "", space: bool = False, hub_space_id: str = "") -> Pushed:
     """Publish `model/` of a finished Run as one commit, and with `space` its Space as another.
 
     confirm: called with a Plan for each repository before anything is written; raises where the answer is no. revision: a branch, made where
-    it is not there. allow: as `publishing.pack`. license: as `card.render`. card: whose edits stay where the card was edited here and on the
-    Hub, run or hub. hub_space_id: of the Space; `hub_model_id`-demo by default.
+    it is not there. allow: as `publishing.pack`. license, license_name, license_link: as `card.render`. card: whose edits stay
+    where the card was edited here and on the Hub, run or hub. hub_space_id: of the Space; `hub_model_id`-demo by default.
     Raises RefusedError before anything was sent, WorkError after; the same call goes on.
     """
     run = run if isinstance(run, Run) else Run(run)
@@ -81,7 +81,8 @@ def push(run: Run | str | Path, *, hub_model_id: str, confirm: Callable[..., Non
         check_id(space_id, "--hub_space_id")
     # Where the card that was pushed is here no more, what was written into it by hand is on the Hub only.
     has_card, last = (run.model_dir / "README.md").is_file(), _last_push(run, hub_model_id, revision)
-    settings = {"model_id": hub_model_id, "license": license, "space_id": space_id, "card_examples": publishing.shows_examples(run)}
+    settings = {"model_id": hub_model_id, "license": license, "license_name": license_name, "license_link": license_link, "space_id": space_id,
+                "card_examples": publishing.shows_examples(run)}
     pack = partial(publishing.pack, run, **settings, allow=tuple(allow), secrets=[token])
     api = HfApi()
     with patient(), Writing() as writing, tempfile.TemporaryDirectory(prefix="hfxfer-") as folder:

@@ -147,6 +147,7 @@ PUSH = Command("RUN --hub_model_id me/x [--space] [--yes]", "publish the model o
     "hub_space_id": Flag("value", "the Space's NAME/REPO (the model's with -demo)"), "yes": Flag("switch", "do not ask"),
     "private": Flag("switch", "make a new repository private"), "revision": Flag("value", "branch to push to (main); made where it is not there"),
     "commit_message": Flag("value", "title of the commit"), "license": Flag("value", "licence of the model, such as apache-2.0"),
+    "license_name": Flag("value", "of license other: what it is called"), "license_link": Flag("value", "of license other: LICENSE, or an address"),
     "allow": Flag("value", "what the search for secrets may let through: files or kinds of findings, by comma"),
     "card": Flag("value", "where the card was edited both here and on the Hub: whose edits stay, run or hub", ("run", "hub")),
     "format": FORMAT})

@@ -43,7 +43,8 @@ _SAVES = "A recipe's run pushes once, the best model with its scores; hfxfer.Tra
 WHY = {("hub_strategy", "every_save"): _SAVES, ("hub_strategy", "checkpoint"): _STATE, ("hub_strategy", "all_checkpoints"): _STATE}
 """(setting, value) that transformers has and hfxfer does not allow → the reason."""
 
-PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision", "license", "language", "card_examples")
+PUBLISHING = ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_strategy", "hub_revision", "license", "license_name", "license_link",
+              "language", "card_examples")
 """Settings that say where the model goes and what its author says of it, and nothing of how it is trained."""
 
 MEANT = {"lr": "learning_rate", "epochs": "num_train_epochs", "batch_size": "per_device_train_batch_size", "dropout": "classifier_dropout",
@@ -152,6 +153,8 @@ class Recipe:
     hub_strategy: Literal["end"] = setting("end", help="One push, of the model with its scores")
     hub_revision: str | None = setting(None, help="Branch to push to, made where it is not there; none is main")
     license: str | None = setting(None, help="Licence of the model, such as apache-2.0; none is that of the checkpoint")
+    license_name: str | None = setting(None, help="Of license other: what it is called, such as my-licence-1.0")
+    license_link: str | None = setting(None, help="Of license other: LICENSE, a file beside the model, or the address of its text")
     language: str | None = setting(None, help="Of the texts, for the card: en, or several: en,fr")
     card_examples: bool = setting(False, help="Show some test rows in the card, which are your data")
 

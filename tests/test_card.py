@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -509,6 +510,24 @@ def test_the_authors_text_stays_and_own_sections_are_replaced(copied):
     again = render(run, existing=card.text)
     assert (again.text, again.changes) == (card.text, ["section questions stays out, as removed by hand"])
     assert card.questions == again.questions != []
+
+
+def test_a_licence_of_ones_own_has_a_name_and_a_link(copied):
+    run = copied("pictures")
+    said = {"license": "other", "license_name": "x-1", "license_link": "LICENSE"}
+    assert {name: render(run, **said).metadata[name] for name in said} == said
+    given = render(run, license="other")
+    assert [fault for fault in faults(given.metadata, given.text) if "license" in fault] == [
+        "license is other and license_name is missing; allowed: a name such as my-licence-1.0. Say which: --license_name NAME, "
+        "or write it into the metadata of the card",
+        "license is other and license_link is missing; allowed: LICENSE, or the address of its text. Say which: --license_link LINK, "
+        "or write it into the metadata of the card"]
+    run.write_recipe(dataclasses.replace(run.recipe(), **said))
+    found = render(run)
+    assert {name: found.metadata[name] for name in said} == said and faults(found.metadata, found.text) == []
+    assert {name: render(run, license="mit").metadata.get(name) for name in said} == {"license": "mit", "license_name": None, "license_link": None}
+    kept = render(run, existing=found.text.replace("license_name: x-1", "license_name: x-2"))
+    assert kept.metadata["license_name"] == "x-2" and render(run, existing=kept.text, license_name="x-3").metadata["license_name"] == "x-3"
 
 
 def test_metadata_changed_by_hand_stay_and_are_told(copied):

@@ -73,15 +73,21 @@ def test_a_missing_licence_is_a_question_of_a_training_and_a_fault_of_a_push(pla
     assert len(check.faults) == 1 and check.faults[0].startswith("license is missing: the base checkpoint says none; allowed: ")
 
 
-def test_a_fault_that_only_the_card_can_mend_says_how_to_come_to_one(place):
+def test_a_licence_of_ones_own_is_complete_with_name_and_link(place):
     ready = prepared(place, "texts")
     ready.loaded.base.update(license="other")
     check = rehearsed(ready)
     assert check.faults == [] and [each for each in check.questions if each.startswith("Before a push: license is other and license_name is missing; ")]
     check = rehearsed(ready, hub_model_id="me/x")
     assert len(check.faults) == 2 and check.faults[0] == (
-        "license is other and license_name is missing; allowed: a name such as my-licence-1.0. Add it to the metadata of model/README.md. "
-        "There is none before training: train without --push_to_hub, mend it, and push then")
+        "license is other and license_name is missing; allowed: a name such as my-licence-1.0. Say which: --license_name NAME, "
+        "or write it into the metadata of the card")
+    said = {"license_name": "x-1", "license_link": "https://example.org/x"}
+    ready = dataclasses.replace(ready, recipe=dataclasses.replace(ready.recipe, **said))
+    assert rehearsed(ready, hub_model_id="me/x").faults == []
+    ready.loaded.base.pop("license")
+    ready = dataclasses.replace(ready, recipe=dataclasses.replace(ready.recipe, license="other"))
+    assert rehearsed(ready, hub_model_id="me/x").faults == []
 
 
 def test_what_should_not_be_seen_is_found_before_training(place, tmp_path):

@@ -10,7 +10,7 @@ from hfxfer.recipe import PUBLISHING, Recipe, languages, partly_read, setting_na
 
 NEEDED = {"model": "m", "data": "d"}
 PUBLISHED = {"push_to_hub": True, "hub_model_id": "me/x", "hub_private_repo": True, "hub_strategy": "end", "hub_revision": "v2",
-             "license": "mit", "language": "en,fr", "card_examples": True}
+             "license": "other", "license_name": "x-1", "license_link": "LICENSE", "language": "en,fr", "card_examples": True}
 TOKEN_REFUSED = "is not accepted: a token is never a setting (it would be stored): set HF_TOKEN or run: hf auth login"
 
 

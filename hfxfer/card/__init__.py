@@ -41,25 +41,29 @@ class Card:
 
 
 def render(run: Run, *, model_id: str = "", existing: str = "", card_examples: bool = False, language: list[str] | None = None,
-           license: str | None = None, space_id: str = "", place: str = _merge.CARD) -> Card:
+           license: str | None = None, license_name: str | None = None, license_link: str | None = None,
+           space_id: str = "", place: str = _merge.CARD) -> Card:
     """The card of a finished Run. Writes nothing.
 
     model_id: the Hub id that the snippets load; MODEL stands for it where it is not known yet. existing: the card as it is, hand-edited
-    or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license is the
-    recipe's. space_id: of the Space that shows the model; where the Run was pushed with one it is known. place: of the existing card. Raises
-    RunError; RecipeError for a model_id, licence or language that the Hub does not know.
+    or not. card_examples: also test rows, which are the user's data. What is not given of card_examples, language and license (with
+    license_name and license_link, where it is other) is the recipe's. space_id: of the Space that shows the model; where the Run was pushed
+    with one it is known. place: of the existing card. Raises RunError; RecipeError for a model_id, licence or language that the Hub does not know.
     """
     if model_id and not is_hub_id(model_id):
         raise RecipeError(f"model_id is {model_id!r}; allowed: NAME or NAME/REPO of letters, digits, '-', '_' and '.'. Give another --hub_model_id")
     facts = Facts.read(run, model_id, space_id)
+    recipe, terms = facts.recipe, {"license": license, "license_name": license_name, "license_link": license_link}
     # The recipe's answers are older than the card: what was edited in it by hand since goes before them.
-    answered = {name for name, value in (("language", language), ("license", license)) if value}
-    recipe = facts.recipe
-    license, language, card_examples = license or recipe.license, language or languages(recipe.language), card_examples or recipe.card_examples
-    wrong = wrong_answers(license, language or [])
+    answered = {name for name, value in (("language", language), *terms.items()) if value}
+    if license in (None, recipe.license):  # else the names in the recipe are of another licence
+        terms = {name: value or getattr(recipe, name) for name, value in terms.items()}
+    terms = {name: value for name, value in terms.items() if value}
+    language, card_examples = language or languages(recipe.language), card_examples or recipe.card_examples
+    wrong = wrong_answers(terms.get("license"), language or [])
     if wrong:
         raise RecipeError("\n".join(wrong))
-    own = _metadata.metadata(facts, card_examples=card_examples, language=language, license=license)
+    own = _metadata.metadata(facts, card_examples=card_examples, language=language, terms=terms)
     known = {**_merge.split_metadata(existing, place)[1], **own}
     asked = _metadata.questions(facts, known)
     text, metadata, changes = _merge.merged(existing, own, _body(facts, asked), answered, place)

@@ -60,7 +60,8 @@ def _licence(metadata: dict[str, Any]) -> Iterator[str]:
     if given == "other":
         for name, what in (("license_name", "a name such as my-licence-1.0"), ("license_link", "LICENSE, or the address of its text")):
             if not isinstance(metadata.get(name), str) or not metadata[name].strip():
-                yield f"license is other and {name} is {_seen(metadata, name)}; allowed: {what}. Add it to the metadata of model/README.md"
+                yield (f"license is other and {name} is {_seen(metadata, name)}; allowed: {what}. Say which: --{name} {name[8:].upper()}, "
+                       "or write it into the metadata of the card")
 
 
 def _languages(metadata: dict[str, Any]) -> Iterator[str]:
