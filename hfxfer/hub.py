@@ -289,10 +289,9 @@ def _planned_space(api: Any, about: spaces.About, wanted: Wanted, private: bool 
     spaces.write(about, wanted.folder, remote_card.space_readme(api, wanted, readme, kept, partial(spaces.readme_of, about)))
     check_card(api, (wanted.folder / "README.md").read_text(encoding="utf-8"), "space")
     files, _ = publishing.listing(wanted.folder)
-    secrets = [each.encode() for each in (get_token() or "", os.environ.get(READER, "").strip()) if each]
-    leaking = [name for name in files if any(secret in (wanted.folder / name).read_bytes() for secret in secrets)]
-    if leaking:
-        raise RunError(f"the Space cannot be published: a token in use is in {', '.join(leaking)}. Take it out of there")
+    faults = publishing.stray(wanted.folder, files, (get_token() or "", os.environ.get(READER, "").strip()), readme)
+    if faults:
+        raise RunError("\n".join(["the Space cannot be published:", *(f"  - {fault}" for fault in faults)]))
     plan = repository.planned(api, replace(wanted, files=files, private=bool(private)))
     if plan.head and not spaces.is_own(readme, set(files) - set(plan.added), {*plan.changed, *plan.deleted}):
         raise RefusedError(f"{plan.repo_id} is a Space already, and not one of hfxfer's. Choose another --hub_space_id")

@@ -104,14 +104,21 @@ def _all(run: Run, faults: list[str]) -> str:
     return "\n".join([f"{run.model_dir} cannot be published:", *(f"  - {fault}" for fault in faults)])
 
 
-def _told(findings: list[leaks.Finding]) -> Iterator[str]:
+def stray(folder: Path, files: Iterable[str], secrets: Iterable[str], readme: str) -> list[str]:
+    """What must not go up of the files of a Space, a sentence each. readme: as it is on the Hub, where everybody has seen what it says."""
+    never = [fault for name in files if not name.startswith("hfxfer/") for fault in _never(folder / name, name)]
+    found = [each for each in leaks.find(folder, files, secrets) if not (each.file == "README.md" and each.seen in readme)]
+    return [*never, *_told(found, can_allow=False)]
+
+
+def _told(findings: list[leaks.Finding], can_allow: bool = True) -> Iterator[str]:
     """A line for each finding, of many in one file and of one kind the first ones."""
     groups: dict[tuple[str, str], list[leaks.Finding]] = {}
     for each in findings:
         groups.setdefault((each.file, each.what), []).append(each)
     for (file, what), group in groups.items():
         more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
-        mend = "Take it out" if what == leaks.IN_USE else f"Take it out, or allow it: --allow {file}"
+        mend = "Take it out" if what == leaks.IN_USE or not can_allow else f"Take it out, or allow it: --allow {file}"
         yield f"{group[0]}{more}. {mend}"
 
 
@@ -134,10 +141,9 @@ def unfit(folder: Path) -> Iterator[str]:
     names, _ = listing(folder)
     for name in names:
         path = folder / name
-        if any(Path(name).match(pattern) for pattern in NEVER):
-            yield f"{name} is part of the training, not of the model, and may hold a token. Delete it"
-        elif path.suffix.lower() in PICKLES or _is_pickle(path):
-            yield f"{name} is a pickle, which runs code in whoever loads it. Save the model as safetensors, and delete it"
+        never = list(_never(path, name))
+        if never:
+            yield from never
         elif path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
             yield f"{name} is a link to a file outside the folder. Put the file itself there"
         elif path.suffix == ".safetensors":
@@ -146,6 +152,13 @@ def unfit(folder: Path) -> Iterator[str]:
             yield from _broken_json(path, name)
     yield from (f"{name} is missing. Train the Run again" for name in ("config.json",) if name not in names)
     yield from _missing_weights(folder, names)
+
+
+def _never(path: Path, name: str) -> Iterator[str]:
+    if any(Path(name).match(pattern) for pattern in NEVER):
+        yield f"{name} is part of the training, not of the model, and may hold a token. Delete it"
+    elif path.suffix.lower() in PICKLES or _is_pickle(path):
+        yield f"{name} is a pickle, which runs code in whoever loads it. Save the model as safetensors, and delete it"
 
 
 def _is_pickle(path: Path) -> bool:

@@ -154,7 +154,8 @@ def test_no_token_goes_up_with_a_space(hub, hfxfer, push, tmp_path):
     (tmp_path / "space" / "notes.md").write_text(f"with {hfxfer.writer}\n")
     done = hfxfer("space", push.id, *to)
     assert done.code == 2 and ("space", f"{push.id}-demo") not in hub.repos
-    assert error_of(done) == "the Space cannot be published: a token in use is in notes.md. Take it out of there"
+    assert error_of(done) == (
+        f"the Space cannot be published:\n  - notes.md, line 1, column 6: the token in use hf_{hfxfer.writer[3]}…. Take it out")
 
 
 def test_a_gated_model_needs_one_too(hub, push):
@@ -436,3 +437,35 @@ def test_the_hub_is_asked_whether_a_token_may_read_somebody_elses_gated_model(hu
         f"{hub.endpoint}/settings/tokens, and set HFXFER_SPACE_TOKEN to it")
     done = hfxfer(*command, HFXFER_SPACE_TOKEN=reader)
     assert done.code == 0 and hub.repo("me/gated-demo", "space").secrets == {"HF_TOKEN": reader}, done.talk
+
+
+def test_files_of_ones_own_in_a_space_are_searched_as_a_models_are(hub, hfxfer, push, tmp_path):
+    hub.add_repo(push.id, {"config.json": json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})})
+    space = tmp_path / "space"
+    to = ["--hub_space_id", "me/searched", "--output_dir", space, "--yes", "--overwrite"]
+    assert hfxfer("space", push.id, *to[2:4]).code == 0
+    key = "AKIA" + "ABCDEFGHIJKLMNOP"
+    (space / "notes.txt").write_text(f"by ada@uni.ac.uk with {key}\n")
+    (space / "examples").mkdir()
+    (space / "examples" / "state.pkl").write_bytes(b"\x80\x04" + key.encode() + b".")
+    (space / "training_args.bin").write_bytes(b"x")
+    done = hfxfer("space", push.id, *to)
+    assert done.code == 2 and ("space", "me/searched") not in hub.repos and error_of(done) == "\n".join([
+        "the Space cannot be published:",
+        "  - examples/state.pkl is a pickle, which runs code in whoever loads it. Save the model as safetensors, and delete it",
+        "  - training_args.bin is part of the training, not of the model, and may hold a token. Delete it",
+        "  - examples/state.pkl, byte 2: AWS key AKIA…. Take it out",
+        "  - notes.txt, line 1, column 23: AWS key AKIA…. Take it out",
+        "  - notes.txt, line 1, column 4: e-mail ada@uni.ac.uk. Take it out"])
+    for name in ("notes.txt", "examples/state.pkl", "training_args.bin"):
+        (space / name).unlink()
+    hub.add_repo("me/searched", kind="space")
+    readme = hub.repo("me/searched", "space").files()["README.md"].decode()
+    hub.push(hub.repo("me/searched", "space"), {"README.md": readme + "\nAsk ada@uni.ac.uk\n"}, "By hand", "me")  # all have seen it
+    assert hfxfer("space", push.id, *to).code == 0 and b"ada@uni.ac.uk" in hub.repo("me/searched", "space").files()["README.md"]
+
+
+def test_a_licence_of_ones_own_goes_up_with_its_name_and_link(hub, hfxfer, run, push):
+    done = hfxfer("push", run, "--hub_model_id", push.id, "--yes", "--license", "other", "--license_name", "x-1", "--license_link", "LICENSE")
+    assert done.code == 0, done.talk
+    assert "\nlicense: other\nlicense_name: x-1\nlicense_link: LICENSE\n" in published(hub, push.id)["README.md"].decode()
