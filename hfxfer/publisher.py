@@ -96,8 +96,9 @@ class Publisher:
     def destination(self, trainer: Any, given: dict[str, Any]) -> Destination:
         named, recipe = {name: value for name, value in given.items() if value is not None}, trainer.recipe
         language = named.get("language", recipe.language)
-        return Destination(named.get("token", self._token), named.get("private", self.private), named.get("revision", self.revision) or repository.MAIN,
-                    named.get("license", recipe.license), [*language] if isinstance(language, (list, tuple)) else languages(language))
+        return Destination(named.get("token", self._token), named.get("private", self.private),
+                           named.get("revision", self.revision) or repository.MAIN, named.get("license", recipe.license),
+                           [*language] if isinstance(language, (list, tuple)) else languages(language))
 
     def check(self, trainer: Any, **given: Any) -> None:
         """Raise RefusedError, in every process, where no true card can be made or the token may not write. Nothing is sent. given: as to push."""
@@ -158,7 +159,8 @@ class Publisher:
             hub.check_id(f"me/{name}")
         except RecipeError as error:
             got = f"hub_model_id is {name!r}" if self.given_id else f"hub_model_id is not given, and the folder of output_dir is named {name!r}"
-            raise RecipeError(f"{got}; allowed: REPO or NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets. Give hub_model_id") from error
+            raise RecipeError(f"{got}; allowed: REPO or NAME/REPO of letters, digits, '-', '_' and '.', such as me/pets. "
+                              "Give hub_model_id") from error
 
     def hint_unused(self, named: dict[str, Any]) -> None:
         """Say which arguments of Trainer.push_to_hub have no use here: most are for its draft of a card."""
@@ -250,5 +252,8 @@ def _card_faults(trainer: Any, base: dict[str, Any], run: Run, to: Destination) 
     path = run.model_dir / "README.md"
     own = split_metadata(path.read_text(encoding="utf-8"))[1] if path.is_file() else {}
     terms = licences.inherited(base, trainer.accelerator.unwrap_model(trainer.model).config.to_dict())
-    metadata = {**terms, **own, **({"license": to.license} if to.license else {}), **({"language": to.language} if to.language else {})}
+    said = {"license": to.license, "language": to.language}
+    if to.license == trainer.recipe.license:
+        said |= {"license_name": trainer.recipe.license_name, "license_link": trainer.recipe.license_link}
+    metadata = {**terms, **own, **{name: value for name, value in said.items() if value}}
     return card.faults(metadata, f"---\n{dumped(metadata)}---\n")

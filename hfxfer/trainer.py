@@ -36,8 +36,8 @@ from hfxfer.tasks._task import Problem, Task
 
 SETTINGS = ("columns", "augment", "problem_type", "on_bad_rows", "max_length", "stride", "freeze", "head_epochs", "unfreeze_epochs", "feature_views",
             "feature_cache_gb", "batch_norm", "layer_decay", "head_lr_multiplier", "lora_rank", "lora_alpha", "keep_adapter", "mixup", "cutmix",
-            "random_erasing", "l2_sp", "ema_decay", "class_weights", "sampler", "license", "language",
-            "trust_remote_code")
+            "random_erasing", "l2_sp", "ema_decay", "class_weights", "sampler", "license",
+            "license_name", "license_link", "language", "trust_remote_code")
 """Settings of a recipe that a script gives to TransferTrainer by keyword."""
 
 

@@ -138,7 +138,8 @@ said["equal"] = all(torch.equal(value, quiet.model.state_dict()[name]) for name,
     assert "Stage stage-1-head" in card_of(hub, script.id)
     first = hub.repo(script.id).files(hub.repo(script.id).pushes[0].oid)["README.md"].decode()
     # Pooler and classifier: 32 × 32 + 32 + 2 × 32 + 2. Nothing of a stage that is yet to come.
-    assert re.findall(r"(?m)^- (?:Stage .*: )?[\d,]+ trained parameters.*", first) == ["- Stage stage-1-head: 1,122 trained parameters, from epoch 0 on."]
+    assert re.findall(r"(?m)^- (?:Stage .*: )?[\d,]+ trained parameters.*", first) == [
+        "- Stage stage-1-head: 1,122 trained parameters, from epoch 0 on."]
 
 
 def test_adapters_are_merged_in_what_is_pushed_while_they_are_trained(hub, script):
@@ -183,6 +184,13 @@ made.push_to_hub("Second", language=["en", "fr"])
 """)
     first, second = (hub.repo(script.id).files(commit.oid)["README.md"].decode() for commit in hub.repo(script.id).pushes)
     assert "widget:" not in first and "example_title: Validation row 1\n" in second and "language:\n- en\n- fr\n" in second
+
+
+def test_a_licence_of_ones_own_has_its_name_and_link_in_the_card(hub, script):
+    script("""
+trainer(arguments(push_to_hub=True, hub_strategy="end", num_train_epochs=1), license="other", license_name="mine-1.0", license_link="LICENSE").train()
+""")
+    assert "\nlicense: other\nlicense_name: mine-1.0\nlicense_link: LICENSE\n" in card_of(hub, script.id)
 
 
 def test_a_model_that_was_only_loaded_is_published_as_such(hub, script):

@@ -94,6 +94,7 @@ def test_all_that_a_run_writes_is_removed_by_overwriting(run):
     run.predictions_path.write_bytes(b"")
     (run.folder / "examples").mkdir()
     (run.folder / "rungs").mkdir()
+    (run.folder / "model.part").mkdir()
     run.write_json("ladder.json", {})
     run.write_json("pushed.json", {})
     assert sorted(path.name for path in run.folder.iterdir()) == sorted(OWN_FILES)

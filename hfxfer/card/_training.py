@@ -67,7 +67,8 @@ def method(facts: Facts) -> str:
         lines.append(f"- {named}{counted(stage['trained_parameters'], 'trained parameter')}, from epoch {stage['epoch']:g} on.")
     if end:
         best = f"; the best checkpoint on validation, of step {end['best_step']:,}, was kept" if end.get("best_step") else ""
-        early = ", ended early because validation no longer improved" if end.get("stopped_early") else ", ended early" if end.get("ended_early") else ""
+        why = " because validation no longer improved" if end.get("stopped_early") else ""
+        early = f", ended early{why}" if why or end.get("ended_early") else ""
         lines.append(f"- {counted(end['step'], 'step')} in {end['epoch']:.3g} epochs{early}{best}.")
     else:
         lines += [f"- Training was still going on: this is the model of step {event['step']:,}." for event in facts.events("save")[-1:]]
