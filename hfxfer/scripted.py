@@ -33,6 +33,7 @@ WRITTEN = ("recipe.yaml", "data.json", "base.json", "environment.json", "history
 """What a Run has beside its model."""
 
 PART = "model.part"
+"""Where the next model is written, beside the last one."""
 
 ELSEWHERE = ("bf16", "fp16", "do_train", "do_eval", "do_predict", "report_to", "disable_tqdm", "log_level", "use_cpu", "accelerator_config",
              "dataloader_pin_memory")
