@@ -27,7 +27,8 @@ from hfxfer.run import Run
 OWN_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "config.json", "generation_config.json",
              "preprocessor_config.json", "processor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
              "special_tokens_map.json", "added_tokens.json", "*.model", "scores.json", "recipe.yaml", "figures/*", "examples/*", "adapter/*")
-"""What would belong to another version of the model where `model/` no longer has it: deleted (`repository.is_own`). Whatever else is there is somebody's own."""
+"""What would belong to another version of the model where `model/` no longer has it: deleted (`repository.is_own`). Whatever else is there is
+somebody's own."""
 
 READER = "HFXFER_SPACE_TOKEN"
 """The environment variable with the token that a Space loads a private model with."""
@@ -322,7 +323,8 @@ def _reader(api: Any, model_id: str, model: _Model, plan: Plan) -> tuple[str, li
     if not value:
         if plan.head and SECRET in asked("reading the names of the Space's secrets", lambda: api.get_space_secrets(plan.repo_id)):
             return "", []  # Set before; nobody can read it back.
-        raise RefusedError(f"{model_id} is {model.closed}, and a Space loads it with a token of its own. {make}; it becomes the Space's secret {SECRET}")
+        raise RefusedError(f"{model_id} is {model.closed}, and a Space loads it with a token of its own. {make}; "
+                           f"it becomes the Space's secret {SECRET}")
     if value == get_token():
         raise RefusedError(f"{READER} is the token in use, which may write, and a Space must not have it. {make}")
     try:

@@ -82,14 +82,14 @@ def provisional(run: Run) -> Iterator[None]:
             path.unlink()
         for path, content in before.items():
             if not path.is_file() or path.read_bytes() != content:
-                path.parent.mkdir(exist_ok=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
         raise
 
 
 def _written(run: Run) -> dict[Path, bytes]:
     folder = run.model_dir
-    return {path: path.read_bytes() for path in (folder / "README.md", folder / "recipe.yaml", *folder.glob("examples/*")) if path.is_file()}
+    return {path: path.read_bytes() for path in (folder / "README.md", folder / "recipe.yaml", *folder.glob("examples/**/*")) if path.is_file()}
 
 
 def shows_examples(run: Run) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from hfxfer import spaces
 from hfxfer.card import Card
 from hfxfer.errors import RunError
 from hfxfer.repository import MAIN, PREFIX, Plan, Wanted, content
@@ -23,8 +24,9 @@ HERE, THERE = "run", "hub"
 def edited(api: Any, plan: Plan, here: Card, render: Callable[..., Card], last: dict[str, Any], stays: str = "") -> str:
     """The Hub's card, where its edits are to be kept; "" where the one here goes up as it is.
 
-    here: as it would go up. render: the card of the Run against an `existing` one. last: the record of the last push of what the
-    branch holds, empty where there was none or what was pushed is here no more. stays: HERE, THERE or "". Raises RunError where both were edited and it is not said.
+    here: as it would go up. render: the card of the Run against an `existing` one. last: the record of the last push of what the branch holds,
+    empty where there was none or what was pushed is here no more. stays: HERE, THERE or "". Raises RunError where both were edited and it is
+    not said.
     """
     if README not in plan.changed or stays == HERE:
         return ""
@@ -50,7 +52,7 @@ def space_readme(api: Any, wanted: Wanted, theirs: str, kept: Path | None, rende
     """
     path = (kept or Path()) / README
     here = path.read_text(encoding="utf-8-sig") if kept and path.is_file() else ""
-    mine, now = (render(each, place) if each else "" for each, place in ((here, str(path)), (theirs, f"the Space's {README}")))
+    mine, now = (render(each, place) if each else "" for each, place in ((here, str(path)), (theirs, spaces.THERE)))
     if not (mine and now) or mine == now:
         return theirs or here
     pushed = render(readme_at(api, "space", wanted.repo_id, wanted.last), "")

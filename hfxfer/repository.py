@@ -1,8 +1,8 @@
 """repository: one commit of a folder to a repository of the Hub, whatever its kind.
 
-    plan = planned(api, wanted)                     # what would change; nothing is written
+    plan = planned(api, wanted)                         # what would change; nothing is written
     with Writing() as writing:
-        head = made(api, plan, writing)             # the repository and the branch, where they are new
+        head = made(api, plan, writing)                 # the repository and the branch, where they are new
         commit = sent(api, plan, head, "…", writing)    # one commit, read back
 
 `create_commit` is one request and atomic, and raises when its answer is lost although the commit exists (huggingface_hub 2.4): heads are
@@ -230,7 +230,8 @@ def made(api: Any, plan: Plan, writing: Writing) -> str:
     """The head to commit on; repository and branch are made where they are new."""
     head, more = plan.head, {"space_sdk": "gradio"} if plan.kind == "space" else {}
     if head is None:
-        writing.asked(f"making {plan.repo_id}", lambda: api.create_repo(plan.repo_id, repo_type=plan.kind, private=plan.private, exist_ok=True, **more))
+        writing.asked(f"making {plan.repo_id}",
+                      lambda: api.create_repo(plan.repo_id, repo_type=plan.kind, private=plan.private, exist_ok=True, **more))
         head = stored(api, plan.kind, plan.repo_id, MAIN)[0]
     if plan.new_branch:
         writing.asked(f"making the branch {plan.revision}",

@@ -426,7 +426,8 @@ def test_nothing_is_written_into_a_new_folder_before_the_answer(hub, hfxfer, run
 
 def test_the_hub_is_asked_whether_a_token_may_read_somebody_elses_gated_model(hub, hfxfer, run):
     hub.add_user("she")
-    theirs = hub.add_repo("she/gated", {"config.json": json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})}, gated="manual")
+    config = json.dumps({"architectures": ["BertForTokenClassification"], "model_type": "bert"})
+    theirs = hub.add_repo("she/gated", {"config.json": config}, gated="manual")
     theirs.readers = {"me"}
     command, reader = ["space", "she/gated", "--hub_space_id", "me/gated-demo", "--yes"], hub.token("me", "read")
     hub.add_user("other")
