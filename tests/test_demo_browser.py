@@ -169,3 +169,43 @@ def test_a_picture_is_explained(page, run):
     upload(place, picture(run))
     place.get_by_role("button", name="Explain").click()
     place.locator("#why").get_by_text("For ").wait_for()
+
+
+def test_a_card_shows_no_picture_from_elsewhere(run, browser, tmp_path):
+    import threading
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from hfxfer import demo
+
+    asked = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    shutil.copytree(run.model_dir, tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text(
+        f"# A card\n\n![a][r] ![b [c] d]({base}/nested.png)\n\n<picture><source srcset='{base}/set.png'></picture>\n"
+        f"<video poster='{base}/poster.png' src='{base}/a.mp4' autoplay></video>\n\nThe end\n\n[r]: {base}/reference.png\n", encoding="utf-8")
+    app, address = demo.launch([str(tmp_path / "model")], wait=False)
+    shown = browser.new_page()
+    try:
+        shown.goto(address)
+        shown.get_by_role("tab", name="Predict").wait_for()
+        place = panel(shown, "Model")
+        place.get_by_role("button", name="Card").click()
+        place.get_by_text("The end").wait_for()
+        shown.wait_for_timeout(1000)
+        assert asked == []
+    finally:
+        shown.close()
+        app.close()
+        server.shutdown()
+        server.server_close()
