@@ -16,9 +16,12 @@ from typing import Any, TypeVar
 
 from hfxfer import console
 from hfxfer.errors import HfxferError, ModelError, WorkError
-from hfxfer.network import asked, is_passing, patient, said, status_of
+from hfxfer.network import LONGEST_ANSWER, asked, is_passing, patient, said, status_of
 
 T = TypeVar("T")
+
+SOON = 10.0
+"""Seconds that the Hub has to say which commit there is: what the cache knows is at hand."""
 
 LISTED = 8
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -76,7 +79,7 @@ def pin(source: str, revision: str | Pinned | None) -> Pinned:
 
     if constants.HF_HUB_OFFLINE:
         return from_cache(*_why(None))
-    with _explained(source, revision):
+    with _explained(source, revision, answer=SOON):
         return asked(f"looking for {source}", ask, Exception)
 
 
@@ -153,10 +156,10 @@ def _fetched(source: str, name: str, at: Pinned) -> Path:
 
 
 @contextlib.contextmanager
-def _explained(source: str, revision: str | None, away: str = "") -> Iterator[None]:
+def _explained(source: str, revision: str | None, away: str = "", answer: float = LONGEST_ANSWER) -> Iterator[None]:
     """A context in which requests have an end, and what they fail with is told."""
     try:
-        with patient():
+        with patient(answer=answer):
             yield
     except HfxferError:
         raise

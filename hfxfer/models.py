@@ -18,6 +18,7 @@ from hfxfer.checkpoints import (card_metadata, check_torch_pair, check_words, ch
                                 strictly_loaded)
 from hfxfer.errors import ModelError
 from hfxfer.fetching import Pinned, fetch_weights, pin
+from hfxfer.network import patient
 from hfxfer.recipe import Recipe
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, Problem, Task
 
@@ -55,7 +56,8 @@ def load(task: Task, recipe: Recipe, problem: Problem) -> Loaded:
             at = pin(recipe.model, recipe.revision)
             config = checkpoint_config(recipe.model, at)
             fetch_weights(recipe.model, at)
-            loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem, at)
+            with patient():
+                loaded = (_from_timm if is_timm_config(config) else _from_transformers)(config, task, recipe, problem, at)
             loaded.base.update(licences.declared(card_metadata(recipe.model, at)))
     forget(loaded.model)
     dropout.settle_transformers(loaded.model, recipe)
@@ -72,7 +74,7 @@ def load_trained(source: str, task: Task, revision: str | Pinned | None = None, 
     config = checkpoint_config(source, at)
     fetch_weights(source, at)
     common = {**at.settings, "trust_remote_code": trust_remote_code}
-    with explained(source, task.name, at), quiet_libraries():
+    with explained(source, task.name, at), quiet_libraries(), patient():
         if is_timm_config(config):
             model, info = _timm_from_pretrained(source, _timm_config(config), common)
             processor = _timm_processor(config)

@@ -93,8 +93,14 @@ def _bounded(make: Callable[[], Any], longest: float) -> Any:
             raise WorkError(f"the Hub has answered with status {status} for more than {console.duration(LONGEST_FAILING)}; hfxfer asks no more. "
                             "Nothing is lost: run the same command later")
 
+    def limit(request: Any) -> None:
+        # model_info and the like say None, which means without end, and not the client's own.
+        given = request.extensions.get("timeout", {})
+        request.extensions["timeout"] = {part: longest if given.get(part) is None else given[part] for part in ("connect", "read", "write", "pool")}
+
     client = make()
-    client.event_hooks = {**client.event_hooks, "response": [*client.event_hooks.get("response", ()), look]}
+    hooks = {"request": limit, "response": look}
+    client.event_hooks = {**client.event_hooks, **{when: [*client.event_hooks.get(when, ()), hook] for when, hook in hooks.items()}}
     client.timeout = longest
     return client
 

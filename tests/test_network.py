@@ -5,7 +5,7 @@ import json
 import httpx2
 import pytest
 from hub_server import HubServer
-from huggingface_hub import get_session, set_client_factory
+from huggingface_hub import HfApi, get_session, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import _http, http_backoff
 
@@ -144,6 +144,14 @@ def test_within_patience_what_is_asked_to_wait_has_an_end(factory):
             look(httpx2.Response(status, headers={"Retry-After": seconds}))
         look(httpx2.Response(429, headers={"Retry-After": "3600"}))
     assert not is_bounded() and _http._GLOBAL_CLIENT_FACTORY is factory
+
+
+def test_what_the_client_asks_without_an_end_has_one(factory, tmp_path):
+    """model_info says timeout=None, and so does not have the client's own."""
+    with HubServer(tmp_path) as hub, network.patient(answer=0.3):
+        hub.fail("*", "slow", seconds=5)
+        with pytest.raises(httpx2.ReadTimeout):
+            HfApi(endpoint=hub.endpoint).model_info("me/x")
 
 
 def test_what_the_client_repeats_itself_has_an_end_unless_a_good_answer_comes_between(factory, tmp_path, monkeypatch):
