@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from hfxfer.batches import Items
 from hfxfer.checkpoints import card_metadata
 from hfxfer.evaluation import Predictor, evaluate_split
 from hfxfer.recipe import Recipe, setting_faults, setting_names
+from hfxfer.repository import is_own
 from hfxfer.run import Run, Score
 from hfxfer.stopping import EarlyStopping
 
@@ -199,14 +199,10 @@ def _save(trainer: Any, folder: Path) -> None:
             processor.model_max_length = length
 
 
-def _is_own(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in hub.OWN_FILES)
-
-
 def _clear(run: Run) -> None:
     """Take away what another version of the model left, the scores first: without them the Run is not finished."""
     for path in sorted(run.model_dir.rglob("*"), key=lambda path: path.name != "scores.json"):
-        if path.is_file() and _is_own(path.relative_to(run.model_dir).as_posix()):
+        if path.is_file() and is_own(path.relative_to(run.model_dir).as_posix(), hub.OWN_FILES):
             path.unlink()
     for path in (run.predictions_path, run.folder / "history.jsonl"):
         path.unlink(missing_ok=True)
