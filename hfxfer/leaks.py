@@ -129,7 +129,7 @@ def _tokens(text: str, secrets: tuple[str, ...]) -> Iterator[tuple[int, str, str
     taken: list[tuple[int, int]] = []
     forms = [(IN_USE, re.escape(secret)) for secret in secrets] + list(TOKENS.items())
     for what, form in forms:
-        for found in re.finditer(form, text):
+        for found in re.finditer(form, text, re.ASCII):  # beside a token no byte above 127 is a letter of it
             start, end = found.span()
             if not any(start < other_end and other_start < end for other_start, other_end in taken):
                 taken.append((start, end))

@@ -64,6 +64,12 @@ def test_of_weights_the_header_is_read_and_nothing_else(tmp_path):
     assert str(finding) == "model.safetensors, header, line 1, column 26: e-mail ada@uni.ac.uk"
 
 
+@pytest.mark.parametrize("what", [what for what in SECRETS if what not in ("password in an address", "key")])
+def test_a_secret_between_bytes_above_127_is_found(tmp_path, what):
+    [finding] = found(tmp_path, "state.dat", b"\x00\xff" + SECRETS[what].encode() + b"\xff\x00")
+    assert (finding.place, finding.what) == ("byte 2", what)
+
+
 def test_binary_files_are_searched_for_what_chance_does_not_write(tmp_path):
     content = b"\xff\x00ada@uni.ac.uk\x00" + SECRETS["Hub token"].encode() + b"\x00/home/ada/x\x00"
     assert [(finding.place, finding.what) for finding in found(tmp_path, "x.bin", content)] == [
