@@ -269,11 +269,9 @@ def _target(api: Any, recipe: Recipe) -> str:
     """Where the model would go, in words. Raises RefusedError where it may not go there."""
     wanted = repository.Wanted(recipe.hub_model_id, "model", Path(), {}, (), recipe.hub_revision or repository.MAIN, recipe.hub_private_repo)
     try:
-        plan = repository.planned(api, wanted)
+        return repository.planned(api, wanted).where
     except RefusedError as error:  # which knows the flags of `hfxfer push`
         raise RefusedError(str(error).replace("--private", "--hub_private_repo").replace("--revision", "--hub_revision")) from error
-    state = "a new repository" if plan.head is None else f"on top of {plan.head[:7]}"
-    return f"{plan.repo_id}, {'private' if plan.private else 'public'}, branch {plan.revision}{' (new)' if plan.new_branch else ''}, {state}"
 
 
 def _before_training(fault: str) -> str:
@@ -291,11 +289,9 @@ def _checked_by(api: Any, text: str) -> None:
 
 def _leaking(folder: Path) -> list[str]:
     """What would stop the push because it should not be seen; of many findings of a kind in a file, one."""
-    found: dict[tuple[str, str], leaks.Finding] = {}
-    for each in leaks.find(folder, publishing.listing(folder)[0]):
-        found.setdefault((each.file, each.what), each)
+    found = publishing.by_kind(leaks.find(folder, publishing.listing(folder)[0]))
     return [f"{each}, in what would be published. Take it out of the data, or train without --push_to_hub and push then with --allow {each.file}"
-            for each in found.values()]
+            for each, *_ in found]
 
 
 def _proved(run: Run) -> tuple[str, ...]:

@@ -125,9 +125,7 @@ def confirm(plans: Sequence[Any], yes: bool, same: str) -> None:
 
 def shown(plan: Any) -> list[str]:
     """The files of a push with their sizes, a line each; of a Space's package its sum."""
-    state = "a new repository" if plan.head is None else f"on top of {plan.head[:7]}"
-    what = f"{'Space ' if plan.kind == 'space' else ''}{plan.repo_id}"
-    lines = [f"{what}, {'private' if plan.private else 'public'}, branch {plan.revision}{' (new)' if plan.new_branch else ''}, {state}:"]
+    lines = [f"{'Space ' if plan.kind == 'space' else ''}{plan.where}:"]
     for what, names in (("new", plan.added), ("changed", plan.changed)):
         package = [name for name in names if plan.kind == "space" and name.startswith("hfxfer/")]
         lines += [f"  {what:<9} {size(plan.files[name]):>9}  {name}" for name in names if name not in package]

@@ -113,13 +113,19 @@ def stray(folder: Path, files: Iterable[str], secrets: Iterable[str], readme: st
 
 def _told(findings: list[leaks.Finding], can_allow: bool = True) -> Iterator[str]:
     """A line for each finding, of many in one file and of one kind the first ones."""
+    for group in by_kind(findings):
+        first = group[0]
+        more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
+        mend = "Take it out" if first.what == leaks.IN_USE or not can_allow else f"Take it out, or allow it: --allow {first.file}"
+        yield f"{first}{more}. {mend}"
+
+
+def by_kind(findings: Iterable[leaks.Finding]) -> list[list[leaks.Finding]]:
+    """Those of one kind in one file together, in the order in which they were found."""
     groups: dict[tuple[str, str], list[leaks.Finding]] = {}
     for each in findings:
         groups.setdefault((each.file, each.what), []).append(each)
-    for (file, what), group in groups.items():
-        more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
-        mend = "Take it out" if what == leaks.IN_USE or not can_allow else f"Take it out, or allow it: --allow {file}"
-        yield f"{group[0]}{more}. {mend}"
+    return list(groups.values())
 
 
 def listing(folder: Path) -> tuple[dict[str, int], tuple[str, ...]]:

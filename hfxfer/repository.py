@@ -73,6 +73,12 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @property
+    def where(self) -> str:
+        """Repository, branch and what it stands on, in words."""
+        state = "a new repository" if self.head is None else f"on top of {self.head[:7]}"
+        return f"{self.repo_id}, {'private' if self.private else 'public'}, branch {self.revision}{' (new)' if self.new_branch else ''}, {state}"
+
+    @property
     def is_empty(self) -> bool:
         return not (self.added or self.changed or self.deleted or self.settings)
 
