@@ -121,6 +121,26 @@ def predict_split(predictor: Predictor, split: Split, batch_size: int) -> list[d
     return records
 
 
+def encode_rows(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict]:
+    """Items of rows that were checked before: for `predict_items`, in any thread, without the model."""
+    return predictor.task.encode(rows, predictor.processor, predictor.problem, predictor.recipe, training=False)
+
+
+def predict_items(predictor: Predictor, rows: list[dict[str, Any]], items: list[dict], pairs: tuple[folding.Pair, ...] = ()) -> list[dict[str, Any]]:
+    """What the task shows of each row, on the way of `run_batches`. items: of `encode_rows`, `_row` counting over all rows.
+
+    pairs: convolutions and norms of `foldable_pairs`.
+    """
+    import torch
+
+    records: list[Any] = [None] * len(rows)
+    with folding.folded(predictor.model, pairs), torch.inference_mode(), _autocast(predictor):
+        for positions, batch in _by_length(predictor, items, PICTURES_AT_ONCE):
+            for position, prediction in zip(positions, _run_one(predictor, batch, positions).predictions):
+                records[position] = predictor.task.record(prediction, rows[position], predictor.problem)
+    return records
+
+
 def write_predictions(path: Path, predictor: Predictor, split: Split, outcomes: Outcomes) -> None:
     """predictions.parquet: row_id, input, reference, prediction, probabilities; a row group at a time."""
     import pyarrow as pa
@@ -155,13 +175,19 @@ def check_precision(precision: str, device_type: str) -> None:
         console.warn("precision is bf16, which this CPU only emulates: 10 to 30 times slower than fp32. Silence this with --precision fp32")
 
 
-def _jobs(predictor: Predictor, split: Split, batch_size: int) -> list[tuple[list[int], list[dict] | None]]:
+def _jobs(predictor: Predictor, split: Split, batch_size: int) -> Sequence[tuple[list[int], list[dict] | None]]:
     """(row positions, items, or None where they are made when their turn comes) of each batch, the same in every process."""
-    on_cpu = _device(predictor).type == "cpu"
     if predictor.task.encode_on_access:
-        return [(positions, None) for positions in _slices(split.num_rows, min(batch_size, PICTURES_AT_ONCE) if on_cpu else batch_size)]
+        size = min(batch_size, PICTURES_AT_ONCE) if _device(predictor).type == "cpu" else batch_size
+        return [(positions, None) for positions in _slices(split.num_rows, size)]
+    return _by_length(predictor, encode_all(predictor.task, split, predictor.processor, predictor.problem, predictor.recipe), batch_size)
+
+
+def _by_length(predictor: Predictor, encoded: list[dict], batch_size: int) -> list[tuple[list[int], list[dict]]]:
+    """(row positions, items) of each batch, long rows first, no more than a CPU's cache takes."""
+    on_cpu = _device(predictor).type == "cpu"
     by_row: dict[int, list[dict]] = {}
-    for item in encode_all(predictor.task, split, predictor.processor, predictor.problem, predictor.recipe):
+    for item in encoded:
         by_row.setdefault(item["_row"], []).append(item)
     lengths = {row: max(predictor.task.item_length(item) or 0 for item in items) for row, items in by_row.items()}
     jobs: list[tuple[list[int], list[dict]]] = []
@@ -199,7 +225,7 @@ def _encoded(predictor: Predictor, split: Split, jobs: Sequence[tuple[list[int],
 def _encode_part(predictor: Predictor, split: Split, positions: list[int], part: list[int]) -> list[dict]:
     """Items of the rows that stand at `part` in a batch's positions; `_row` counts from the batch's first."""
     rows = split.take([positions[at] for at in part])
-    items = predictor.task.encode(rows, predictor.processor, predictor.problem, predictor.recipe, training=False)
+    items = encode_rows(predictor, rows)
     for item in items:
         item["_row"] += part[0]
     return items
@@ -225,13 +251,17 @@ def folded(predictor: Predictor, split: Split) -> Any:
     """A context in which convolutions do the work of their batch norms, where there are enough pictures to gain by it."""
     if not predictor.task.encode_on_access or predictor.precision == "fp16" or split.num_rows < FEWEST_TO_FOLD:
         return contextlib.nullcontext()  # fp16 has no room for weights that a small variance makes large.
+    return folding.folded(predictor.model, foldable_pairs(predictor, split.take([0, split.num_rows - 1])))
 
+
+def foldable_pairs(predictor: Predictor, rows: list[dict[str, Any]]) -> tuple[folding.Pair, ...]:
+    """Convolutions and the norms behind them, seen on two or more pictures."""
     def logits() -> Any:
-        items = predictor.task.encode(split.take([0, split.num_rows - 1]), predictor.processor, predictor.problem, predictor.recipe, training=False)
-        batch = {key: value.to(_device(predictor)) for key, value in predictor.task.collate(items, predictor.processor).items() if key == "pixel_values"}
+        batch = {key: value.to(_device(predictor)) for key, value in predictor.task.collate(encode_rows(predictor, rows), predictor.processor).items()
+                 if key == "pixel_values"}
         return predictor.task.forward(predictor.model, batch, predictor.recipe).logits
 
-    return folding.folded(predictor.model, folding.pairs(predictor.model, logits))
+    return folding.pairs(predictor.model, logits)
 
 
 def _autocast(predictor: Predictor) -> Any:

@@ -217,7 +217,7 @@ def _read_json(path: Path) -> Table:
     text = read_text(path)
     if path.suffix.lower() == ".json":
         try:
-            return _from_json_value(json.loads(text), path)
+            return _from_json_value(_parsed(text), path)
         except json.JSONDecodeError as error:
             if not _is_json(text.lstrip().split("\n", 1)[0]):
                 raise DataError(f"{path.name}:{error.lineno} is not JSON: {error.msg}") from error
@@ -226,7 +226,7 @@ def _read_json(path: Path) -> Table:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = _parsed(line)
             fault = None if isinstance(row, dict) else "not a JSON object"
         except json.JSONDecodeError as error:
             row, fault = None, f"not JSON: {error.msg}"
@@ -241,9 +241,16 @@ def _read_json(path: Path) -> Table:
 
 def _is_json(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(_parsed(line), dict)
     except json.JSONDecodeError:
         return False
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
 
 
 def _from_json_value(value: Any, path: Path) -> Table:

@@ -166,6 +166,15 @@ def test_entities_are_marked_in_the_text_and_unsure_ones_bear_a_question_mark():
     assert answers.verdict({"entities": []}, "tags", 0.5, "a") == "**Nothing was found.**"
 
 
+def test_an_answer_is_tags_to_correct():
+    text = "Ada   Lovelace saw Rome"
+    record = {"entities": [{"entity": "PER", "word": "Ada Lovelace", "start": 0, "end": 12, "score": 0.9},
+                           {"entity": "LOC", "word": "Rome", "start": 17, "end": 21, "score": 0.3}]}
+    assert answers.tags(record, ("O", "B-PER", "I-PER", "B-LOC"), text) == ["B-PER", "I-PER", "O", "B-LOC"]
+    assert answers.tags(record, ("O", "I-PER", "LOC"), text) == ["I-PER", "I-PER", "O", "LOC"]
+    assert answers.tags({"entities": []}, ("O",), text) == ["O", "O", "O", "O"]
+
+
 def test_labels_and_texts_are_no_markup():
     hostile = {"label": HOSTILE, "score": 0.9, f"score_{HOSTILE}": 0.9, "score_b": 0.1}
     assert "<" not in answers.verdict(hostile, "single_label_classification", 0.5)
@@ -556,12 +565,12 @@ def test_the_card_is_shown_without_metadata_and_pictures_from_elsewhere(made, tm
 
 def test_a_picture_is_called_by_its_file_wherever_that_was(made, tmp_path, monkeypatch):
     from hfxfer.demo import facts
-    from hfxfer.demo.model_tab import _thumbnails
+    from hfxfer.demo.thumbnails import thumbnails
 
     pictures, texts = Served(str(made("pictures").folder)), Served(str(made("texts").folder))
     gone = [{"input": "/srv/elsewhere/a.png", "confidence": 0.5}]
-    assert facts.confidences(pictures, gone) == [["a.png", "50 %"]] and _thumbnails(pictures, gone) == []
+    assert facts.confidences(pictures, gone) == [["a.png", "50 %"]] and thumbnails([("/srv/elsewhere/a.png", "a.png")]) == []
     assert facts.confidences(texts, [{"input": "and/or", "confidence": 0.5}]) == [["and/or", "50 %"]]
     assert facts.confidences(texts, [{"input": "a\0b" * 5000, "confidence": 0.5}]) == [["a\0b" * 5000, "50 %"]]
     monkeypatch.chdir(made("pictures").folder)
-    assert [name for _, name in _thumbnails(pictures, [{"input": "examples/00.png", "confidence": 0.5}])] == ["00.png, 50 %"]
+    assert [(small.size, said) for small, said in thumbnails([("examples/00.png", "a"), ("gone.png", "b"), ("x" * 5000, "c")])] == [((32, 32), "a")]

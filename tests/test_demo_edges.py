@@ -14,6 +14,7 @@ import gradio as gr  # noqa: E402
 import hfxfer  # noqa: E402
 from hfxfer.demo import limits  # noqa: E402
 from hfxfer.demo.batch_tab import BatchTab, rows_of  # noqa: E402
+from hfxfer.demo.inputs import InputBox  # noqa: E402
 from hfxfer.demo.served import Served  # noqa: E402
 from hfxfer.demo.why_tab import WhyTab  # noqa: E402
 
@@ -50,8 +51,8 @@ def loaded(source):
 
 
 def why_tab(*models):
-    with gr.Blocks():
-        return WhyTab({each.name: each for each in models}, None)
+    with gr.Blocks(), gr.Tab() as tab:
+        return WhyTab({each.name: each for each in models}, None, tab, InputBox(models[0]))
 
 
 def batch(served, *paths):
@@ -134,7 +135,7 @@ class Counting:
 
     def predict(self, rows):
         self.asked.append(len(rows))
-        return [{"input": "", "label": "a", "score": 1.0, "score_a": 1.0} for _ in rows]
+        return [{"label": "a", "score": 1.0, "score_a": 1.0} for _ in rows]
 
 
 def test_few_large_pictures_are_decoded_at_once(tmp_path, monkeypatch):

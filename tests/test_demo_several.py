@@ -84,14 +84,14 @@ def test_test_rows_with_different_answers_are_listed(made):
     runs = {name: made(name).predictions().to_pylist() for name in ("one", "two")}
     other = {row["row_id"]: row["prediction"] for row in runs["two"]}
     differ = [row for row in runs["one"] if other[row["row_id"]] != row["prediction"]]
-    said, heads, rows = disagreements({name: Served(str(made(name).folder)) for name in runs})
+    said, heads, rows, _ = disagreements({name: Served(str(made(name).folder)) for name in runs})
     assert said == f"{len(differ)} of 15 test rows that all models were scored on get different answers."
     assert heads == ["Input", "Right", "one", "two"]
     assert rows == [[row["input"].rsplit("/", 1)[-1], row["reference"], row["prediction"], other[row["row_id"]]] for row in differ]
 
 
 def test_models_without_the_same_test_rows_are_not_compared_on_them(made):
-    said, _, rows = disagreements({"run": Served(str(made("one").folder)), "folder": Served(str(made("two").model_dir))})
+    said, _, rows, _ = disagreements({"run": Served(str(made("one").folder)), "folder": Served(str(made("two").model_dir))})
     assert (said, rows) == ("That is not known here: the models have no predictions.parquet of the same test rows.", [])
 
 
@@ -157,8 +157,8 @@ def test_reports_go_on_where_they_ended_and_into_no_other_folder(made, tmp_path)
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(RecipeError) as caught:
         reports.Flags(tmp_path / "other", served)
-    assert str(caught.value) == (f"--output_dir {tmp_path / 'other'} holds other things (thesis.tex). Give a new folder, or one that an earlier demo "
-                                 "kept reports of this task in")
+    assert str(caught.value) == (f"reports cannot be kept in {tmp_path / 'other'}: it holds other things (thesis.tex). Give a new folder, or one that an "
+                                 "earlier demo kept reports of this task in: --output_dir FOLDER, or HFXFER_FLAGS in the environment")
 
 
 def test_reports_end_at_a_number(made, tmp_path, monkeypatch):
@@ -294,7 +294,7 @@ def test_numbers_that_are_shown_alike_do_not_differ(made):
     moved = [value * (1 + 1e-7) for value in rows]
     moved[0] = rows[0] + 1
     pyarrow.parquet.write_table(table.set_column(place, "prediction", [moved]), other.run.predictions_path)
-    said, _, shown = disagreements({"one": Served(str(run.folder)), "two": other})
+    said, _, shown, _ = disagreements({"one": Served(str(run.folder)), "two": other})
     assert said == f"1 of {len(rows)} test rows that all models were scored on get different answers." and len(shown) == 1
 
 

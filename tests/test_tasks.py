@@ -5,6 +5,7 @@ import types
 import numpy as np
 import pytest
 import torch
+import transformers
 from tiny_models import bert_checkpoint, gpt2_checkpoint, timm_checkpoint
 
 from hfxfer import data, models, tasks
@@ -254,6 +255,19 @@ def test_pairs_lists_and_numbers_are_told_apart_and_decoded(tmp_path):
         assert isinstance(outcomes.answers[0], kind) and loss > 0
         item = task.encode(rows.train.take([0]), loaded.processor, problem, recipe, False)[0]
         assert 1 in item["token_type_ids"]
+
+
+def test_a_text_alone_is_encoded_the_same_beside_pairs(tmp_path):
+    task = tasks.get("text-classification")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(bert_checkpoint(tmp_path))
+    settings = (tokenizer, Problem("single_label_classification", ("a", "b")), Recipe(model="m", data="d", max_length=8), False)
+    rows = [{"text": "a good day"}, {"text": "bad", "text_pair": "good bad good bad good bad good"}, {"text": "bad", "text_pair": ""},
+            {"text": "bad", "text_pair": None}]
+    together = task.encode(rows, *settings)
+    assert [item["_row"] for item in together] == [0, 1, 2, 3] and [item["_truncated"] for item in together] == [False, True, False, False]
+    assert together == [{**task.encode([row], *settings)[0], "_row": place} for place, row in enumerate(rows)]
+    assert together[2]["input_ids"] == together[3]["input_ids"] == tokenizer("bad")["input_ids"]
+    assert 1 in together[1]["token_type_ids"] and [task.describe_input(row) for row in rows[2:]] == ["bad", "bad"]
 
 
 def test_scores_of_hand_made_outcomes():

@@ -13,6 +13,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from hfxfer import console
 from hfxfer.card._text import escaped
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
@@ -30,6 +32,7 @@ from hfxfer.demo.flag_tab import flag_box
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
 from hfxfer.demo.predict_tab import PredictTab
+from hfxfer.demo.refusals import refusal
 from hfxfer.demo.served import Served
 from hfxfer.demo.why_tab import WhyTab
 from hfxfer.errors import RecipeError
@@ -48,30 +51,49 @@ WAITING = 256
 """Requests that may wait; who comes after is told that the queue is full."""
 
 
+QUEUE_SETTINGS = {"GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9), "GRADIO_ANALYTICS_MAX_EVENTS": "100"}
+"""gradio (6.31) else makes a table of the last 10,000 requests after each request, for a page of its own that is off here."""
+
+
+class App(gr.Blocks):
+    """Of what goes wrong only a sentence goes out, also where it goes wrong in gradio: it sends `null` for its own exceptions (6.31)."""
+
+    async def process_api(self, *args: Any, **settings: Any) -> Any:
+        try:
+            return await super().process_api(*args, **settings)
+        except gr.Error:
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            console.error(f"a request failed: {type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno})")
+            raise refusal(words.UNUSABLE) from error
+
+
 def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: str | Path | None = None) -> gr.Blocks:
     """The app for one or more Runs, model folders or Hub ids of the same task, whose models begin to load.
 
     flag_folder: where reported inputs go with their right label; None lets nobody report.
     Raises RunError or ModelError for a source that cannot be served, RecipeError where they do not belong together.
     """
+    os.environ.update({name: os.environ.get(name, value) for name, value in QUEUE_SETTINGS.items()})
     models = served(sources, revision)
     first = next(iter(models.values()))
     flags = Flags(flag_folder, first) if flag_folder else None
-    with gr.Blocks(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
+    with App(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(f"# {', '.join(map(escaped, models))}")
         _notice(models)
         which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
         with gr.Tab(words.PREDICT):
             predict = PredictTab(models, which)
             if flags:
-                flag_box(predict.box, first, flags)
-        with gr.Tab(words.WHY):
-            WhyTab(models, which)
+                flag_box(predict.box, first, flags, predict.answered)
+        with gr.Tab(words.WHY) as tab:
+            WhyTab(models, which, tab, predict.box)
         with gr.Tab(words.BATCH):
             BatchTab(models, which, predict.threshold)
         if len(models) > 1:
-            with gr.Tab(words.COMPARE):
-                CompareTab(models, predict.threshold)
+            with gr.Tab(words.COMPARE) as tab:
+                CompareTab(models, predict.threshold, tab, predict.box)
         with gr.Tab(words.MODEL):
             _model_tabs(models)
     app.queue(max_size=WAITING)

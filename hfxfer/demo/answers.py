@@ -47,6 +47,19 @@ def entities(record: dict[str, Any], text: str | None) -> list[dict[str, Any]]:
             for each in record["entities"]]
 
 
+def tags(record: dict[str, Any], labels: tuple[str, ...], text: str) -> list[str]:
+    """The tag of each word of `text`, as training data gives it: the entities of the record in the model's own tags."""
+    spans = [found.span() for found in WORD.finditer(text)]
+    given = ["O"] * len(spans)
+    for each in entities(record, text):
+        own = [place for place, (start, _) in enumerate(spans) if each["start"] <= start < each["end"]]
+        begins, goes_on = (next((name for name in names if name in labels), "O") for names in (
+            [f"{prefix}{each['entity']}" for prefix in prefixes] for prefixes in (("B-", "", "I-"), ("I-", "", "B-"))))
+        for place in own:
+            given[place] = begins if place == own[0] else goes_on
+    return given
+
+
 def verdict(record: dict[str, Any], problem_type: str, threshold: float, text: str = "") -> str:
     """The answer in Markdown. Labels and texts are escaped."""
     if problem_type == "tags":

@@ -94,7 +94,7 @@ class BatchTab:
             if place == len(rows) or len(made) == CHUNK or pixels >= limits.PIXELS:
                 good = [found for _, found in made if isinstance(found, dict)]
                 answered = iter(served.predict(good) if good else [])
-                records = [{**next(answered), "input": name} if isinstance(found, dict) else {"input": name, "problem": found} for name, found in made]
+                records = [{"input": name, **next(answered)} if isinstance(found, dict) else {"input": name, "problem": found} for name, found in made]
                 made, good, pixels = [], [], 0
                 yield records
 

@@ -1,7 +1,7 @@
 """How events of the app are run: which wait for which, and which belong to the page alone."""
 
-MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 2}
-"""One request computes while another is read and checked: more would only share the cores."""
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
+"""So many wait for the model at once and are computed together (served.CHUNK)."""
 
 BATCH_QUEUE = {"concurrency_id": "batch", "concurrency_limit": 1}
 """Beside the queue of single inputs, which go in between two chunks of a batch."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from hfxfer.demo import words
 from hfxfer.demo.served import Served
+from hfxfer.demo.thumbnails import is_file
 from hfxfer.demo.trust import percent
 
 MOST_CELLS = 40
@@ -17,6 +18,8 @@ MOST_CELLS = 40
 MOST_BEHIND = 24
 FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 PICTURE = re.compile(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<img\b[^>]*>|<!--.*?-->", re.DOTALL | re.IGNORECASE)
+
+WIDGET_PICTURE = re.compile(r"[\w.-]+(/[\w .-]+)*\.(png|jpe?g|webp)", re.ASCII | re.IGNORECASE)
 
 
 def file(served: Served, name: str) -> Path | None:
@@ -39,6 +42,26 @@ def card(served: Served) -> str | None:
         return None
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     return PICTURE.sub("", FRONT_MATTER.sub("", text)).strip()
+
+
+def card_examples(served: Served) -> list[dict[str, Any]]:
+    """What the card's metadata shows under `widget`, as rows: a text, or a picture of the repository; not what lies elsewhere."""
+    from huggingface_hub import metadata_load
+
+    path = file(served, "README.md")
+    try:
+        found = (metadata_load(path) or {}).get("widget") if path else None
+    except Exception:  # Somebody's YAML may be broken in any way.
+        return []
+    rows: list[dict[str, Any]] = []
+    for each in found if isinstance(found, list) else []:
+        text, source = (each.get("text"), each.get("src")) if isinstance(each, dict) else (None, None)
+        if served.is_image and isinstance(source, str) and WIDGET_PICTURE.fullmatch(source) and ".." not in source.split("/"):
+            picture = file(served, source)
+            rows += [{"image": str(picture)}] if picture else []
+        elif not served.is_image and isinstance(text, str) and text.strip():
+            rows.append({"text": text})
+    return rows
 
 
 def scores(served: Served) -> dict[str, Any] | None:
@@ -112,11 +135,3 @@ def confidences(served: Served, rows: list[dict[str, Any]]) -> list[list[str]]:
 def called(served: Served, text: str) -> str:
     """An input as it is shown: of a picture the name of its file, wherever that was; a text as it is."""
     return Path(text).name if served.is_image or Path(text).is_absolute() and is_file(text) else text
-
-
-def is_file(text: str) -> bool:
-    """True where an input is the path of a file that is still there."""
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # A text may be no valid path.
-        return False

@@ -7,16 +7,16 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.card._text import escaped
-from hfxfer.demo import words
-from hfxfer.demo.events import OWN
+from hfxfer.demo import answers, words
+from hfxfer.demo.events import AT_ONCE, OWN
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.inputs import InputBox, named
 from hfxfer.demo.served import Served
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
 
 
-def flag_box(box: InputBox, served: Served, flags: Flags) -> None:
-    """Built below the input `box`, whose input is what is reported."""
+def flag_box(box: InputBox, served: Served, flags: Flags, answered: gr.State) -> None:
+    """Built below the input `box`, whose input is what is reported. answered: the Predict tab's last answer, whose tags are there to be corrected."""
     def keep(*given: Any) -> str:
         *values, right = given
         return flags.keep(box.row(*values), right)
@@ -26,6 +26,8 @@ def flag_box(box: InputBox, served: Served, flags: Flags) -> None:
         right = _right(served)
         report = gr.Button(words.KEEP)
         said = gr.Markdown(elem_id="kept")
+    if served.problem_type == "tags":
+        answered.change(lambda given: " ".join(answers.tags(given["record"], served.labels, given["text"])) if given else "", answered, right, **AT_ONCE)
     names = [*box.names, "right"]
     report.click(keep, [*box.components, right], said, **OWN)
     for_clients = gr.JSON(visible=False)

@@ -30,6 +30,8 @@ MOST_MB = 2_000
 OWN = re.compile(r"[0-9a-f]{32}\.png(\.part)?")
 """Names of the pictures that are kept; .part while one is written."""
 
+FOLDER_HINT = "Give a new folder, or one that an earlier demo kept reports of this task in: --output_dir FOLDER, or HFXFER_FLAGS in the environment"
+
 PICTURES, ROWS = "metadata.jsonl", "flags.jsonl"
 
 
@@ -41,11 +43,10 @@ class Flags:
         self.path = self.folder / (PICTURES if served.is_image else ROWS)
         self._turn = threading.Lock()
         if self.folder.exists() and not self.folder.is_dir():
-            raise RecipeError(f"--output_dir {folder} is a file. Give a folder for the reports")
+            raise RecipeError(f"reports cannot be kept in {folder}: it is a file. {FOLDER_HINT}")
         foreign = [path.name for path in self.folder.glob("*") if path != self.path and not (served.is_image and self._is_own(path))]
         if foreign:
-            raise RecipeError(f"--output_dir {folder} holds other things ({', '.join(sorted(foreign)[:3])}). Give a new folder, "
-                              "or one that an earlier demo kept reports of this task in")
+            raise RecipeError(f"reports cannot be kept in {folder}: it holds other things ({', '.join(sorted(foreign)[:3])}). {FOLDER_HINT}")
         self.folder.mkdir(parents=True, exist_ok=True)
         for left in self.folder.glob("*.part"):
             left.unlink()
@@ -115,12 +116,12 @@ class Flags:
             if not math.isfinite(number):
                 raise refusal(words.NO_NUMBER, value=str(right)[:80])
             return {"label": number}
-        given = (right if isinstance(right, list) else str(right).split()) if kind == "tags" else right if isinstance(right, list) else [right]
-        for name in given:
+        given = (right if isinstance(right, list) else str(right).split()) if kind == "tags" else right if kind == MULTI_LABEL else [right]
+        for name in given if isinstance(given, list) else [given]:
             if name not in labels:
                 raise refusal(words.UNKNOWN_LABEL, label=str(name)[:80], allowed=", ".join(labels[:20]))
         if kind == "tags":
             if len(given) != len(row["tokens"]):
                 raise refusal(words.TAGS_DIFFER, words=len(row["tokens"]), tags=len(given))
             return {"tags": given}
-        return {"label": given if kind == MULTI_LABEL else given[0]}
+        return {"label": right}

@@ -11,9 +11,10 @@ from typing import Any
 
 import gradio as gr
 
-from hfxfer.demo import limits, words
+from hfxfer.demo import facts, limits, words
 from hfxfer.demo.refusals import refusal
 from hfxfer.demo.answers import WORD
+from hfxfer.demo.events import AT_ONCE
 from hfxfer.demo.served import Served
 
 MOST_EXAMPLES = 12
@@ -73,14 +74,25 @@ class InputBox:
         pair = limits.text(values[1], required=False) if len(values) > 1 else ""
         return {"text": text, **({"text_pair": pair} if pair.strip() else {})}
 
+    def follow(self, tab: gr.Tab, other: InputBox) -> None:
+        """Who comes to `tab` finds the input that stands in `other`, unless it was brought here before."""
+        number = len(other.components)
+
+        def brought(*given: Any) -> Any:
+            values, before = given[:number], given[number]
+            return gr.skip() if not values[0] or values == before else (*values, values)
+
+        taken = gr.State()
+        tab.select(brought, [*other.components, taken], [*self.components, taken], **AT_ONCE)
+
     def text(self, *values: Any) -> str:
         """The text as it was written; of a picture nothing."""
         return "" if self.served.is_image else str(values[0] or "")
 
     def examples(self) -> list[list[Any]]:
-        """Test rows that the Run keeps, as values of the components."""
-        return [[example[role] for role in ("image", "text", "text_pair") if role in example][:len(self.components)]
-                for example in kept_examples(self.served)[:MOST_EXAMPLES]]
+        """Test rows that the Run keeps, else those that the model's card shows, as values of the components."""
+        rows = kept_examples(self.served) if self.served.run else facts.card_examples(self.served)
+        return [[example[role] for role in ("image", "text", "text_pair") if role in example][:len(self.components)] for example in rows[:MOST_EXAMPLES]]
 
 
 def named(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:

@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from hfxfer.card._text import escaped
-from hfxfer.demo import facts, limits, words
+from hfxfer.demo import facts, words
 from hfxfer.demo.events import OWN
 from hfxfer.demo.served import Served
+from hfxfer.demo.thumbnails import thumbnails
 from hfxfer.tasks._task import Problem
 
 
@@ -59,8 +60,9 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         number, shown = facts.behind(served, reference, prediction)
         text = words.BEHIND.format(number=number, reference=escaped(reference), prediction=escaped(prediction),
                                    shown=words.FIRST_SHOWN.format(most=len(shown)) if number > len(shown) else "")
-        thumbnails = _thumbnails(served, shown) if served.is_image else []
-        return text, gr.Gallery(thumbnails, visible=bool(thumbnails)), gr.Dataframe(facts.confidences(served, shown), visible=bool(shown) and not thumbnails)
+        lines = facts.confidences(served, shown)
+        small = thumbnails((row["input"], ", ".join(line)) for row, line in zip(shown, lines)) if served.is_image else []
+        return text, gr.Gallery(small, visible=bool(small)), gr.Dataframe(lines, visible=bool(shown) and not small)
 
     def chosen(event: gr.SelectData) -> tuple:
         # Not the row's number, which changes when somebody sorts the table.
@@ -70,20 +72,6 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
     show.click(behind, pair, [said, pictures, rows], **OWN)
     if cells is not None:
         cells.select(chosen, None, [*pair, said, pictures, rows], **OWN)
-
-
-def _thumbnails(served: Served, shown: list[dict[str, Any]]) -> list[tuple[Any, str]]:
-    """(picture of at most 256 pixels, file name and confidence) of the rows whose files are still there; one that cannot be read is left out."""
-    found = []
-    for row, (name, confidence) in zip(shown, facts.confidences(served, shown)):
-        if facts.is_file(row["input"]):
-            try:
-                picture = limits.picture(row["input"])
-            except gr.Error:
-                continue
-            picture.thumbnail((256, 256))
-            found.append((picture, f"{name}, {confidence}"))
-    return found
 
 
 def _learning(served: Served) -> None:

@@ -9,7 +9,7 @@ import gradio as gr
 from hfxfer.demo import answers, trust, words
 from hfxfer.demo.events import AT_ONCE, MODEL_QUEUE, OWN
 from hfxfer.demo.inputs import InputBox, named
-from hfxfer.demo.served import Served
+from hfxfer.demo.served import READING, Served
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION
 
 SHOWN = 10
@@ -50,7 +50,7 @@ class PredictTab:
         if not rows:
             gr.Markdown(words.NO_EXAMPLES)
             return None
-        return gr.Examples(rows, self.box.components, label=words.EXAMPLES, examples_per_page=12, api_visibility="private")
+        return gr.Examples(rows, self.box.components, label=words.EXAMPLES if self.first.run else words.CARD_EXAMPLES, examples_per_page=12, api_visibility="private")
 
     def _events(self, examples: gr.Examples | None) -> None:
         given, shown = [*self.which, *self.box.components], [self.verdict, self.detail, self.note]
@@ -82,11 +82,9 @@ class PredictTab:
         """/predict: the components of the input, then the model's name where there are several."""
         number = len(self.box.components)
         served, values = self._served(list(given[number:])), given[:number]
-        row = self.box.row(*values)
-        record = served.predict([row])[0]
+        record, cut_at = self._record(served, values)
         found = answers.answer(record, served.problem_type, self.box.text(*values))
-        most = served.cut_at(row)
-        return {**found, "note": words.CUT.format(most=most)} if most else found
+        return {**found, "note": words.CUT.format(most=cut_at)} if cut_at else found
 
     def asked(self, *given: Any) -> dict[str, Any] | None:
         """What is known of one input: its record, its text, and where it was cut. None for a picture that was taken away."""
@@ -94,8 +92,14 @@ class PredictTab:
         if self.first.is_image and values[0] is None:
             return None
         served = self._served(list(which))
-        row = self.box.row(*values)
-        return {"record": served.predict([row])[0], "text": self.box.text(*values), "cut": served.cut_at(row)}
+        record, cut_at = self._record(served, values)
+        return {"record": record, "text": self.box.text(*values), "cut": cut_at}
+
+    def _record(self, served: Served, values: tuple[Any, ...]) -> tuple[dict[str, Any], int | None]:
+        """The record, and the most tokens where the text has more. No picture is held while others are computed."""
+        with READING:
+            encoded = served.encoded([self.box.row(*values)])
+        return served.records(encoded)[0], encoded.cut_at
 
     def shown(self, threshold: float, *given: Any) -> tuple:
         """Verdict, probabilities or entities, and what is known of this threshold. The last value is what `asked` gave."""

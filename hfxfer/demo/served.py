@@ -1,24 +1,38 @@
-"""A model as the app serves it: known at once by its config, loaded in a thread, one caller at a time."""
+"""A model as the app serves it: known at once by its config, loaded in a thread, computing for all who wait at once."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from hfxfer import checkpoints, console, fetching, tasks
+from hfxfer import checkpoints, console, fetching, machine, tasks
 from hfxfer.demo import words
 from hfxfer.demo.refusals import refusal
+from hfxfer.demo.together import Together
 from hfxfer.errors import HfxferError
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 CHUNK = 16
-"""Rows of a batch that are predicted at once: in between, others get their turn. Below evaluation.FEWEST_TO_FOLD."""
+"""Rows that are computed at once: in between, others get their turn."""
+
+READING = threading.BoundedSemaphore(2)
+"""Inputs that are decoded and encoded at the same time: a picture of the largest size takes 120 MB until it is encoded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Checked rows as the model takes them; of pictures the rows keep nothing. cut_at: the most tokens that are read, where a row has more."""
+
+    rows: list[dict[str, Any]]
+    items: list[dict]
+    cut_at: int | None
 
 
 class Served:
@@ -47,7 +61,9 @@ class Served:
         """Where the app's threshold stands at first: of several labels the model's own."""
         self._model: Any = None
         self._failed = False
+        self._pairs: tuple[Any, ...] = ()
         self._there, self._turn = threading.Event(), threading.Lock()
+        self._together = Together(self._computed, CHUNK)
 
     @property
     def is_image(self) -> bool:
@@ -72,7 +88,13 @@ class Served:
         from hfxfer.serving import load
 
         try:
+            import torch
+
+            # One core stays free for the app itself: threads that wait for a busy core made a forward pass up to ten times slower.
+            torch.set_num_threads(max(1, machine.num_cores() - 1))
             self._model = load(self.run or self.source, revision=self.at)
+            self._model.predictor.model.eval()
+            self._pairs = _pairs(self._model.predictor) if self.is_image else ()
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -102,11 +124,38 @@ class Served:
         with self._turn:
             yield model
 
+    def encoded(self, rows: list[dict[str, Any]]) -> Encoded:
+        """Checked rows (roles as keys), ready for the model. Raises gr.Error."""
+        from hfxfer.evaluation import encode_rows
+
+        predictor = self.model().predictor
+        with self._refusing():
+            items = encode_rows(predictor, rows)
+        kept = [{role: value for role, value in row.items() if role != "image"} for row in rows]
+        cut = any(item.get("_truncated") for item in items)
+        return Encoded(kept, items, int(predictor.recipe.max_length) if cut else None)
+
+    def records(self, encoded: Encoded) -> list[dict[str, Any]]:
+        """What `hfxfer predict` says of each row, without `input`; computed with whatever else waits. Raises gr.Error."""
+        with self._refusing():
+            return self._together.ask(list(zip(encoded.rows, _items_by_row(encoded))))
+
     def predict(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The records that `hfxfer predict` gives for these rows (roles as keys), at most CHUNK at a time."""
+        """`records` of rows."""
+        return self.records(self.encoded(rows))
+
+    def _computed(self, asked: list[tuple[dict[str, Any], list[dict]]]) -> list[dict[str, Any]]:
+        from hfxfer.evaluation import predict_items
+
+        with self.alone() as model:
+            items = [{**item, "_row": row} for row, (_, own) in enumerate(asked) for item in own]
+            return predict_items(model.predictor, [row for row, _ in asked], items, self._pairs)
+
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Only a sentence of the app's own goes out."""
         try:
-            with self.alone() as model:
-                return model.predict(rows)
+            yield
         except HfxferError as error:
             # Its text may name files of the server.
             console.warn(f"an input was refused: {error}")
@@ -117,18 +166,28 @@ class Served:
             console.error(f"predicting failed: {type(error).__name__}: {error}")
             raise refusal(words.FAILED) from error
 
-    def cut_at(self, row: dict[str, Any]) -> int | None:
-        """The most tokens the model takes, where this row has more and its end is not read; else None."""
-        predictor = self.model().predictor
-        if "text" not in row:
-            return None
-        items = predictor.task.encode([row], predictor.processor, predictor.problem, predictor.recipe, training=False)
-        return int(predictor.recipe.max_length) if items[0]["_truncated"] else None
-
     @property
     def is_calibrated(self) -> bool:
         """True where training fitted a temperature. Waits for the model."""
         return self.model().predictor.problem.temperature is not None
+
+
+def _items_by_row(encoded: Encoded) -> list[list[dict]]:
+    found: list[list[dict]] = [[] for _ in encoded.rows]
+    for item in encoded.items:
+        found[item["_row"]].append(item)
+    return found
+
+
+def _pairs(predictor: Any) -> tuple[Any, ...]:
+    """Convolutions that can do their norms' work: seen on two pictures of noise, before anybody asks."""
+    import numpy as np
+    from PIL import Image
+
+    from hfxfer.evaluation import foldable_pairs
+
+    noise = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
+    return foldable_pairs(predictor, [{"image": Image.fromarray(picture)} for picture in noise])
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -27,9 +27,9 @@ MOST_WORDS = 8
 
 
 class WhyTab:
-    """Built inside a gr.Tab. `which`: the dropdown of models, or None with one model."""
+    """Built inside `tab`. `which`: the dropdown of models, or None with one model. `predicted`: the box of the Predict tab."""
 
-    def __init__(self, models: dict[str, Served], which: gr.Dropdown | None):
+    def __init__(self, models: dict[str, Served], which: gr.Dropdown | None, tab: gr.Tab, predicted: InputBox):
         self.models, which_one = models, [which] if which else []
         self.first = next(iter(models.values()))
         if importlib.util.find_spec("captum") is None:
@@ -39,6 +39,7 @@ class WhyTab:
         with gr.Row():
             with gr.Column():
                 self.box = InputBox(self.first, "why-input")
+                self.box.follow(tab, predicted)
                 label = gr.Dropdown([(words.THE_ANSWER, ""), *((name, name) for name in self.first.labels)], value="", label=words.WHICH_LABEL,
                                     visible=self.first.problem_type != REGRESSION)
                 ask = gr.Button(words.EXPLAIN, variant="primary")

@@ -32,8 +32,10 @@ class TextClassification(ClassificationTask):
     auto_processor = "AutoTokenizer"
 
     def encode(self, rows: list[dict], processor: Any, problem: Problem, recipe: Any, training: bool) -> list[dict]:
-        pairs = [row.get("text_pair") for row in rows]
-        encoded = processor([row["text"] for row in rows], pairs if all(pair is not None for pair in pairs) else None,
+        paired = [bool(row.get("text_pair")) for row in rows]
+        if len(set(paired)) > 1:
+            return self._encoded_apart(rows, paired, processor, problem, recipe, training)
+        encoded = processor([row["text"] for row in rows], [row["text_pair"] for row in rows] if any(paired) else None,
                             truncation=True, max_length=recipe.max_length)
         cut = self._were_cut(encoded, rows, processor)
         items = []
@@ -45,6 +47,15 @@ class TextClassification(ClassificationTask):
                 item["labels"] = self.encode_target(row, problem)
             items.append(item)
         return items
+
+    def _encoded_apart(self, rows: list[dict], paired: list[bool], *settings: Any) -> list[dict]:
+        """Pairs and single texts: a row is encoded as it is by itself, whatever stands beside it."""
+        items: dict[int, dict] = {}
+        for kind in (True, False):
+            places = [place for place, is_pair in enumerate(paired) if is_pair is kind]
+            for place, item in zip(places, self.encode([rows[place] for place in places], *settings)):
+                items[place] = {**item, "_row": place}
+        return [items[place] for place in range(len(rows))]
 
     @staticmethod
     def _were_cut(encoded: Any, rows: list[dict], processor: Any) -> list[bool]:
@@ -65,7 +76,7 @@ class TextClassification(ClassificationTask):
         return batch
 
     def describe_input(self, row: dict) -> str:
-        if row.get("text_pair") is None:
+        if not row.get("text_pair"):
             return row["text"]
         return json.dumps([row["text"], row["text_pair"]], ensure_ascii=False)
 

@@ -20,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,24 @@ START_SECONDS = 120
 @contextlib.contextmanager
 def server(side: str, model: str) -> Iterator[tuple[str, int]]:
     """(address, process id) of a running app."""
+    with started(lambda port: [sys.executable, *SIDES[side], "demo", model, "--port", str(port)], {"PYTHONPATH": str(CHECKOUT)}) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def started(command: Callable[[int], list[str]], environment: dict[str, str], folder: Path | None = None) -> Iterator[tuple[str, int]]:
+    """(address, process id) of an app that listens on the port that `command` is made for; ended when the block is left."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False"}
-    process = subprocess.Popen([sys.executable, *SIDES[side], "demo", model, "--port", str(port)], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    settings = {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_SERVER_PORT": str(port)}
+    process = subprocess.Popen(command(port), env={**os.environ, **settings, **environment}, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_SECONDS
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"hfxfer demo {model} did not start: exit code {process.returncode}")
+                raise SystemExit(f"{' '.join(process.args)} did not start: exit code {process.returncode}")
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(f"{address}/config").is_success:
                     break
@@ -71,8 +77,8 @@ def server(side: str, model: str) -> Iterator[tuple[str, int]]:
             process.kill()
 
 
-async def ask(client: httpx.AsyncClient, source: Path) -> None:
-    """One prediction as anybody's client asks for it. Raises RuntimeError where the app answers with an error."""
+async def ask(client: httpx.AsyncClient, source: Path) -> str:
+    """One prediction as anybody's client asks for it, as JSON. Raises RuntimeError where the app answers with an error."""
     given: Any = source.read_text(encoding="utf-8")[:500] if source.suffix.lower() not in PICTURES else await uploaded(client, source)
     answer = await client.post("/gradio_api/call/predict", json={"data": [given]})
     answer.raise_for_status()
@@ -80,7 +86,7 @@ async def ask(client: httpx.AsyncClient, source: Path) -> None:
         if event == "error":
             raise RuntimeError(f"the app answers with an error: {data}")
         if event == "complete":
-            return
+            return data
     raise RuntimeError("the stream of events ended without an answer")
 
 
