@@ -126,15 +126,12 @@ def encode_rows(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict]:
     return predictor.task.encode(rows, predictor.processor, predictor.problem, predictor.recipe, training=False)
 
 
-def predict_items(predictor: Predictor, rows: list[dict[str, Any]], items: list[dict], pairs: tuple[folding.Pair, ...] = ()) -> list[dict[str, Any]]:
-    """What the task shows of each row, on the way of `run_batches`. items: of `encode_rows`, `_row` counting over all rows.
-
-    pairs: convolutions and norms of `foldable_pairs`.
-    """
+def predict_items(predictor: Predictor, rows: list[dict[str, Any]], items: list[dict]) -> list[dict[str, Any]]:
+    """What the task shows of each row, on the way of `run_batches`. items: of `encode_rows`, `_row` counting over all rows."""
     import torch
 
     records: list[Any] = [None] * len(rows)
-    with folding.folded(predictor.model, pairs), torch.inference_mode(), _autocast(predictor):
+    with torch.inference_mode(), _autocast(predictor):
         for positions, batch in _by_length(predictor, items, PICTURES_AT_ONCE):
             for position, prediction in zip(positions, _run_one(predictor, batch, positions).predictions):
                 records[position] = predictor.task.record(prediction, rows[position], predictor.problem)
@@ -251,17 +248,17 @@ def folded(predictor: Predictor, split: Split) -> Any:
     """A context in which convolutions do the work of their batch norms, where there are enough pictures to gain by it."""
     if not predictor.task.encode_on_access or predictor.precision == "fp16" or split.num_rows < FEWEST_TO_FOLD:
         return contextlib.nullcontext()  # fp16 has no room for weights that a small variance makes large.
-    return folding.folded(predictor.model, foldable_pairs(predictor, split.take([0, split.num_rows - 1])))
+    return folded_by(predictor, split.take([0, split.num_rows - 1]))
 
 
-def foldable_pairs(predictor: Predictor, rows: list[dict[str, Any]]) -> tuple[folding.Pair, ...]:
-    """Convolutions and the norms behind them, seen on two or more pictures."""
+def folded_by(predictor: Predictor, rows: list[dict[str, Any]]) -> Any:
+    """The same context, whatever is predicted in it. rows: two or more pictures that are looked at with and without."""
     def logits() -> Any:
         batch = {key: value.to(_device(predictor)) for key, value in predictor.task.collate(encode_rows(predictor, rows), predictor.processor).items()
                  if key == "pixel_values"}
         return predictor.task.forward(predictor.model, batch, predictor.recipe).logits
 
-    return folding.pairs(predictor.model, logits)
+    return folding.folded(predictor.model, folding.pairs(predictor.model, logits))
 
 
 def _autocast(predictor: Predictor) -> Any:

@@ -112,18 +112,31 @@ def _seen(convolutions: dict[str, Any], norms: dict[str, Any], logits: Callable[
 
 def _scaled(convolution: Any, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     plain = type(convolution).forward
+    kept: tuple[Any, Any] = None, None
 
-    def forward(inputs: torch.Tensor) -> torch.Tensor:
-        if norm.training:
-            return plain(convolution, inputs)
+    def scaled() -> tuple[torch.Tensor, torch.Tensor]:
         scale = torch.rsqrt(norm.running_var + norm.eps)
         if norm.weight is not None:
             scale = norm.weight * scale
         shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
         weight, bias = convolution._parameters["weight"], convolution._parameters["bias"]
+        return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        if norm.training:
+            return plain(convolution, inputs)
+        if torch.is_grad_enabled():
+            weight, bias = scaled()
+        else:
+            # Of the same tensors, unchanged since: a write to one raises its version.
+            state = [(id(each), each._version) for module in (convolution, norm) for each in (*module._parameters.values(), *module._buffers.values())
+                     if each is not None]
+            if kept[0] != state:
+                kept = state, scaled()
+            weight, bias = kept[1]
         # What lies in __dict__ is found before the parameters of these names, which stay where they are.
-        convolution.__dict__["weight"] = weight * scale.view(-1, 1, 1, 1)
-        convolution.__dict__["bias"] = shift if bias is None else bias * scale + shift
+        convolution.__dict__["weight"], convolution.__dict__["bias"] = weight, bias
         try:
             return plain(convolution, inputs)
         finally:

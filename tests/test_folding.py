@@ -125,6 +125,21 @@ def test_watched_modules_are_left_alone():
     assert len(found) == 19 and "layer4.1.conv2" not in {name for name, _ in found}
 
 
+def test_weights_that_change_meanwhile_count():
+    model = with_statistics(timm.create_model("resnet18", num_classes=3))
+    found, inputs = pairs_of(model, pixels()), pixels()
+    with folding.folded(model, found):
+        with torch.no_grad():
+            before = model(inputs)
+            model.layer1[0].conv1.weight.mul_(1.5)
+            model.layer1[0].bn1.running_mean.add_(0.1)
+            changed = model(inputs)
+    with torch.no_grad():
+        expected = model(inputs)
+    assert float((changed - before).abs().max()) > 1e-3
+    torch.testing.assert_close(changed, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_names_and_state_stay():
     model = with_statistics(timm.create_model("resnet18", num_classes=3))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -47,6 +47,9 @@ CSS = """
 #note { opacity: .85; }
 """
 
+SESSIONS = 512
+"""Pages whose last answer is kept, and requests of clients, which gradio (6.31) counts as pages: some 0.3 MB each, and 10,000 by default."""
+
 WAITING = 256
 """Requests that may wait; who comes after is told that the queue is full."""
 
@@ -116,7 +119,7 @@ def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "
         _, local, shared = app.launch(
             server_name=host, server_port=port, share=share, theme=theme, css=CSS, auth=auth, max_file_size=limits.UPLOAD_MB * 10**6,
             allowed_paths=[], show_error=False, quiet=True, ssr_mode=False, run_history=False, enable_monitoring=False, pwa=False, mcp_server=False,
-            footer_links=["api", "settings"], prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(Door)]})
+            state_session_capacity=SESSIONS, footer_links=["api", "settings"], prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(Door)]})
     except OSError as error:
         raise RecipeError(f"nothing can listen on {host}, port {port or 'from 7860'} ({error}). Choose another --port or --host") from error
     if wait:

@@ -1,7 +1,7 @@
 """How events of the app are run: which wait for which, and which belong to the page alone."""
 
-MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 16}
-"""So many wait for the model at once and are computed together (served.CHUNK)."""
+MODEL_QUEUE = {"concurrency_id": "model", "concurrency_limit": 32}
+"""So many are read, wait for the model and are computed together: twice served.CHUNK, so that some are read while others are computed."""
 
 BATCH_QUEUE = {"concurrency_id": "batch", "concurrency_limit": 1}
 """Beside the queue of single inputs, which go in between two chunks of a batch."""

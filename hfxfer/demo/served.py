@@ -61,7 +61,7 @@ class Served:
         """Where the app's threshold stands at first: of several labels the model's own."""
         self._model: Any = None
         self._failed = False
-        self._pairs: tuple[Any, ...] = ()
+        self._folded = contextlib.ExitStack()
         self._there, self._turn = threading.Event(), threading.Lock()
         self._together = Together(self._computed, CHUNK)
 
@@ -94,7 +94,8 @@ class Served:
             torch.set_num_threads(max(1, machine.num_cores() - 1))
             self._model = load(self.run or self.source, revision=self.at)
             self._model.predictor.model.eval()
-            self._pairs = _pairs(self._model.predictor) if self.is_image else ()
+            if self.is_image:
+                self._folded.enter_context(_folded(self._model.predictor))
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -149,7 +150,7 @@ class Served:
 
         with self.alone() as model:
             items = [{**item, "_row": row} for row, (_, own) in enumerate(asked) for item in own]
-            return predict_items(model.predictor, [row for row, _ in asked], items, self._pairs)
+            return predict_items(model.predictor, [row for row, _ in asked], items)
 
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -179,15 +180,15 @@ def _items_by_row(encoded: Encoded) -> list[list[dict]]:
     return found
 
 
-def _pairs(predictor: Any) -> tuple[Any, ...]:
-    """Convolutions that can do their norms' work: seen on two pictures of noise, before anybody asks."""
+def _folded(predictor: Any) -> Any:
+    """A context in which convolutions do their norms' work, seen on two pictures of noise before anybody asks."""
     import numpy as np
     from PIL import Image
 
-    from hfxfer.evaluation import foldable_pairs
+    from hfxfer.evaluation import folded_by
 
     noise = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
-    return foldable_pairs(predictor, [{"image": Image.fromarray(picture)} for picture in noise])
+    return folded_by(predictor, [{"image": Image.fromarray(picture)} for picture in noise])
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -29,13 +29,15 @@ import httpx
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 EMPTY = """
 import sys
-from hfxfer import cli, serving
-predict, answers = serving.FineTuned.predict, []
-def first_answer_again(self, rows, **settings):
+from hfxfer import cli, evaluation
+encode, predict, answers = evaluation.encode_rows, evaluation.predict_items, []
+def nothing(predictor, rows):
+    return encode(predictor, rows) if not answers else [{"_row": row} for row in range(len(rows))]
+def first_answer_again(predictor, rows, items):
     if not answers:
-        answers.extend(predict(self, rows, **settings)[:1])
-    return answers * (len(rows) if isinstance(rows, list) else 1)
-serving.FineTuned.predict = first_answer_again
+        answers.extend(predict(predictor, rows, items)[:1])
+    return answers * len(rows)
+evaluation.encode_rows, evaluation.predict_items = nothing, first_answer_again
 sys.exit(cli.main(sys.argv[1:]))
 """
 SIDES = {"model": ["-m", "hfxfer"], "empty": ["-c", EMPTY]}
@@ -137,6 +139,12 @@ def percentile(values: list[float], share: int) -> float | None:
     return round(statistics.quantiles(values, n=100, method="inclusive")[share - 1], 3) if len(values) > 1 else None
 
 
+def cpu_seconds(pid: int) -> float:
+    """That the server's threads have used, from the kernel (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_mb(pid: int) -> float:
     """Of the server, from the kernel (Linux)."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines() if line.startswith("VmRSS"))
@@ -146,7 +154,9 @@ def resident_mb(pid: int) -> float:
 def measured(side: str, options: argparse.Namespace) -> dict[str, Any]:
     with server(side, options.model) as (address, pid):
         asyncio.run(one_by_one(address, options.input, 5))
+        before = cpu_seconds(pid)
         found = asyncio.run(load(address, options.input, options.clients, options.seconds))
+        found["server_cpu_ms_an_answer"] = round(1000 * (cpu_seconds(pid) - before) / max(1, found["answers"]), 1)
         if side == "model" and options.requests:
             memory = [resident_mb(pid)]
             for _ in range(4):
