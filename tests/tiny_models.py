@@ -28,6 +28,18 @@ def timm_checkpoint(folder: Path, classes: int = 4, size: int = 32, architecture
     return folder
 
 
+def vit_checkpoint(folder: Path, classes: int = 4) -> Path:
+    """A random two-layer ViT of transformers' own with its processor, for pictures of 32 pixels."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=32, patch_size=8, num_labels=classes)
+    ViTForImageClassification(config).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
 def bert_checkpoint(folder: Path, max_length: int = 64, **settings) -> Path:
     """A random two-layer BERT body with a word-piece tokenizer over WORDS."""
     import torch

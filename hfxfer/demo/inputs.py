@@ -19,6 +19,9 @@ from hfxfer.demo.served import Served
 
 MOST_EXAMPLES = 12
 
+EMPTY = {gr.Markdown: "''", gr.HighlightedText: "[]", gr.Dataframe: "{headers: null, data: [], metadata: null}"}
+"""Nothing, in JavaScript; of other components null."""
+
 
 def as_it_came(component: type, preprocess: Callable[[Any], Any]) -> Any:
     """A subclass that hands on what `preprocess` makes of an upload instead of what gradio would, and fetches no address.
@@ -84,6 +87,12 @@ class InputBox:
 
         taken = gr.State()
         tab.select(brought, [*other.components, taken], [*self.components, taken], **AT_ONCE)
+
+    def clears(self, *shown: Any) -> None:
+        """No answer stays beside an input that it is not of: a change empties these components, in the browser, without asking the server."""
+        empty = ", ".join(EMPTY.get(type(each), "null") for each in shown)
+        for box in self.components:
+            box.change(None, None, list(shown), js=f"() => [{empty}]", **AT_ONCE)
 
     def text(self, *values: Any) -> str:
         """The text as it was written; of a picture nothing."""
