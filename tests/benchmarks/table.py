@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from statistics import median
 from typing import Any
 
 from cases import CASES, Case
 
+AIM = re.compile(r" \((wanted ≥ [^)]*|≥ \d+%|wanted)\)")
 BEGIN, END = "<!-- benchmarks:begin -->\n", "<!-- benchmarks:end -->"
 
 
-def table(results: dict[str, Any]) -> str:
-    """All parts that have something to show."""
+def table(results: dict[str, Any], aims: bool = True) -> str:
+    """All parts that have something to show, with what is wanted of each."""
     parts = [_machine(results), _training(results), _growth(results), _prediction(results), _overhead(results)]
-    return "\n\n".join(part for part in parts if part)
+    shown = "\n\n".join(part for part in parts if part)
+    return shown if aims else AIM.sub("", shown)
 
 
 def with_table(readme: str, results: dict[str, Any]) -> str:
@@ -21,7 +24,7 @@ def with_table(readme: str, results: dict[str, Any]) -> str:
     before, marker, rest = readme.partition(BEGIN)
     if not marker or END not in rest:
         raise ValueError(f"README.md holds no line {BEGIN.strip()} with a line {END} below it. Add both where the table belongs")
-    return before + BEGIN + table(results) + "\n" + END + rest.partition(END)[2]
+    return before + BEGIN + table(results, aims=False) + "\n" + END + rest.partition(END)[2]
 
 
 def ratio(results: dict[str, Any], case: Case, value: str) -> float | None:
