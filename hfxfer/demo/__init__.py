@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
 from hfxfer import console
@@ -46,6 +47,10 @@ CSS = """
 #verdict { font-size: 1.25rem; overflow-wrap: anywhere; }
 #note { opacity: .85; }
 """
+
+LOOK = gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
+                         font_mono=[LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "Consolas", "monospace"])
+"""gradio's own, bold for semi-bold: of the Latin letters its semi-bold files (6.31) hold A and B only, and a word came in two fonts."""
 
 SESSIONS = 512
 """Pages whose last answer is kept, and requests of clients, which gradio (6.31) counts as pages: some 0.3 MB each, and 10,000 by default."""
@@ -84,7 +89,7 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
     flags = Flags(flag_folder, first) if flag_folder else None
     with App(title=words.TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(f"# {', '.join(map(escaped, models))}")
-        _notice(models)
+        _notice(app, models)
         which = gr.Dropdown(list(models), value=first.name, label=words.WHICH_MODEL) if len(models) > 1 else None
         with gr.Tab(words.PREDICT):
             predict = PredictTab(models, which)
@@ -117,8 +122,9 @@ def launch(sources: Sequence[str], *, revision: str | None = None, host: str = "
     app = build(sources, revision=revision, flag_folder=flag_folder or os.environ.get(FLAGS))
     try:
         _, local, shared = app.launch(
-            server_name=host, server_port=port, share=share, theme=theme, css=CSS, auth=auth, max_file_size=limits.UPLOAD_MB * 10**6,
-            allowed_paths=[], show_error=False, quiet=True, ssr_mode=False, run_history=False, enable_monitoring=False, pwa=False, mcp_server=False,
+            server_name=host, server_port=port, share=share, theme=theme or LOOK, css=CSS, auth=auth,
+            max_file_size=limits.UPLOAD_MB * 10**6, allowed_paths=[], show_error=False, quiet=True, ssr_mode=False, run_history=False,
+            enable_monitoring=False, pwa=False, mcp_server=False,
             state_session_capacity=SESSIONS, footer_links=["api", "settings"], prevent_thread_lock=True, app_kwargs={"middleware": [Middleware(Door)]})
     except OSError as error:
         raise RecipeError(f"nothing can listen on {host}, port {port or 'from 7860'} ({error}). Choose another --port or --host") from error
@@ -184,7 +190,7 @@ def _model_tabs(models: dict[str, Served]) -> None:
             model_tab(each)
 
 
-def _notice(models: dict[str, Served]) -> None:
+def _notice(app: gr.Blocks, models: dict[str, Served]) -> None:
     """Says that the models load, until they are there."""
     notice = gr.Markdown(words.LOADING, elem_id="notice")
     timer = gr.Timer(1)
@@ -196,3 +202,4 @@ def _notice(models: dict[str, Served]) -> None:
         return gr.Markdown(words.NOT_LOADED if failed else "", visible=failed), gr.Timer(active=False)
 
     timer.tick(look, None, [notice, timer], **AT_ONCE)
+    app.load(look, None, [notice, timer], **AT_ONCE)
