@@ -192,6 +192,7 @@ def test_two_models_are_compared_on_the_input_that_is_there(kind):
         kind.stands("compare-input", number)
         answer = place.get_by_role("gridcell", name="two", exact=True)
         answer.wait_for(state="detached")
+        place.get_by_text("Not sure", exact=True).first.wait_for()
         place.get_by_role("button", name="Compare").click()
         answer.wait_for()
     place.get_by_text("test rows that all models were scored on get different answers").wait_for()

@@ -70,3 +70,52 @@ def test_all_that_is_read_is_of_one_commit(client, hub, tmp_path):  # noqa: F811
         said['labels'], said['loaded'], said['card'] = served.labels, served.model().labels, facts.card(served)
     """)
     assert (said["labels"], said["loaded"], said["card"]) == (["x", "y"], ["x", "y"], "# first")
+
+
+WIDGET = """---
+license: mit
+widget:
+- text: a good day
+- text: "  "
+- src: examples/00.png
+- src: "https://elsewhere.example/a.png"
+- src: ../a.png
+- src: /etc/a.png
+- src: examples/gone.png
+- just a word
+---
+"""
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_examples_come_from_the_card_and_the_repository_and_from_nowhere_else(client, hub, tmp_path, kind):  # noqa: F811
+    from tiny_models import bert_checkpoint, digits, timm_checkpoint
+    from transformers import AutoModelForSequenceClassification
+
+    model = tmp_path / "model"
+    if kind == "text":
+        bert_checkpoint(model)
+        AutoModelForSequenceClassification.from_pretrained(model, num_labels=2).save_pretrained(model)
+    else:
+        timm_checkpoint(model)
+    (model / "README.md").write_text(WIDGET, encoding="utf-8")
+    (model / "examples").mkdir()
+    digits((0,), 1)[0][0].save(model / "examples" / "00.png")
+    digits((1,), 1)[0][0].save(tmp_path / "a.png")  # What ../a.png is beside a local folder.
+    said = client(f"""
+        from hfxfer.demo import facts, inputs
+        from hfxfer.demo.served import Served
+        api.create_repo('me/x')
+        api.upload_folder(repo_id='me/x', folder_path={str(model)!r})
+        served = Served('me/x')
+        said['rows'] = facts.card_examples(served)
+        said['local'] = facts.card_examples(Served({str(model)!r}))
+    """)
+    if kind == "text":
+        assert said["rows"] == said["local"] == [{"text": "a good day"}]
+    else:
+        assert said["local"] == [{"image": str(model / "examples" / "00.png")}]
+        assert [list(row) for row in said["rows"]] == [["image"]]
+        assert open(said["rows"][0]["image"], "rb").read() == (model / "examples" / "00.png").read_bytes()
+    asked = [request.path for request in hub.requests]
+    assert not [path for path in asked if path.endswith("a.png")]

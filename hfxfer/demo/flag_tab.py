@@ -27,7 +27,10 @@ def flag_box(box: InputBox, served: Served, flags: Flags, answered: gr.State) ->
         report = gr.Button(words.KEEP)
         said = gr.Markdown(elem_id="kept")
     if served.problem_type == "tags":
-        answered.change(lambda given: " ".join(answers.tags(given["record"], served.labels, given["text"])) if given else "", answered, right, **AT_ONCE)
+        def tagged(given: dict[str, Any] | None) -> str:
+            return " ".join(answers.tags(given["record"], served.labels, given["text"])) if given else ""
+
+        answered.change(tagged, answered, right, **AT_ONCE)
     names = [*box.names, "right"]
     report.click(keep, [*box.components, right], said, **OWN)
     for_clients = gr.JSON(visible=False)
