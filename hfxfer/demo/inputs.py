@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal
 
 from hfxfer.demo import facts, limits, words
 from hfxfer.demo.refusals import refusal
@@ -18,9 +19,6 @@ from hfxfer.demo.events import AT_ONCE
 from hfxfer.demo.served import Served
 
 MOST_EXAMPLES = 12
-
-EMPTY = {gr.Markdown: "''", gr.HighlightedText: "[]", gr.Dataframe: "{headers: null, data: [], metadata: null}"}
-"""Nothing, in JavaScript; of other components null."""
 
 
 def as_it_came(component: type, preprocess: Callable[[Any], Any]) -> Any:
@@ -40,10 +38,13 @@ def as_it_came(component: type, preprocess: Callable[[Any], Any]) -> Any:
 
 
 def uploaded(payload: Any) -> str | None:
-    """The path of an upload, which gradio has checked to lie among its uploads. Raises gr.Error for anything else."""
+    """The path of an upload. Raises gr.Error for anything else.
+
+    gradio (6.31) looks where a file lies only if the request marks it as one by `meta`, which a picture's may lack (data_classes.ImageData).
+    """
     if payload is None:
         return None
-    if not payload.path or (payload.url or "").startswith("data:"):
+    if not payload.path or (payload.url or "").startswith("data:") or not is_in_or_equal(payload.path, get_upload_folder()):
         raise refusal(words.NO_ADDRESS)
     return payload.path
 
@@ -90,9 +91,8 @@ class InputBox:
 
     def clears(self, *shown: Any) -> None:
         """No answer stays beside an input that it is not of: a change empties these components, in the browser, without asking the server."""
-        empty = ", ".join(EMPTY.get(type(each), "null") for each in shown)
         for box in self.components:
-            box.change(None, None, list(shown), js=f"() => [{empty}]", **AT_ONCE)
+            box.change(None, None, list(shown), js=f"() => {json.dumps([_nothing(each) for each in shown])}", **AT_ONCE)
 
     def text(self, *values: Any) -> str:
         """The text as it was written; of a picture nothing."""
@@ -101,7 +101,15 @@ class InputBox:
     def examples(self) -> list[list[Any]]:
         """Test rows that the Run keeps, else those that the model's card shows, as values of the components."""
         rows = kept_examples(self.served) if self.served.run else facts.card_examples(self.served)
-        return [[example[role] for role in ("image", "text", "text_pair") if role in example][:len(self.components)] for example in rows[:MOST_EXAMPLES]]
+        roles = ("image", "text", "text_pair")
+        return [[example[role] for role in roles if role in example][:len(self.components)] for example in rows[:MOST_EXAMPLES]]
+
+
+def _nothing(component: Any) -> Any:
+    """What the browser shows as an empty component."""
+    if isinstance(component, gr.Dataframe):
+        return {"headers": component.headers, "data": [], "metadata": None}
+    return {gr.Markdown: "", gr.HighlightedText: []}.get(type(component))
 
 
 def named(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
