@@ -9,8 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -26,6 +28,10 @@ SPLITS = {
     "validation": ("validation", "val", "valid", "dev", "eval"),
     "test": ("test", "testing"),
 }
+
+
+LINE = re.compile("[^\n\r\v\f\x1c-\x1e\x85\u2028\u2029]+")
+"""What `str.splitlines` parts a text into, one after the other."""
 
 
 @dataclass(slots=True)
@@ -147,8 +153,7 @@ def read_table(path: Path) -> Table:
         elif suffix in (".json", ".jsonl", ".ndjson"):
             table = _read_json(path)
         else:
-            raise DataError(f"{path.name}: cannot read {suffix or 'a file without an ending'}. "
-                            f"Allowed: {' '.join(SUFFIXES)}")
+            raise DataError(f"{path.name}: cannot read {suffix or 'a file without an ending'}. Allowed: {' '.join(SUFFIXES)}")
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if table.num_rows == 0:
@@ -174,27 +179,55 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _read_csv(path: Path) -> Table:
+def shape(path: Path) -> tuple[int, int]:
+    """Rows and columns of a CSV, TSV, JSONL or text file (a row a line), counted without keeping them. Raises DataError.
+
+    A row need not fill its columns, so a small file may be a huge table: 1 MB of short rows under 1 MB of header has 10¹⁰ cells.
+    """
     text = read_text(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        rows = _csv_rows(path, text)
+        header = _csv_header(rows)
+        return sum(1 for _ in rows), len(header)
+    if path.suffix.lower() != ".jsonl":
+        return sum(not found.group().isspace() for found in LINE.finditer(text)), 1
+    num_rows, names = 0, set()
+    for num_rows, line in enumerate(filter(str.strip, io.StringIO(text, newline="\n")), start=1):
+        names |= set(_object(line) or ())
+    return num_rows, len(names)
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """(line that it begins in, cells) of each line that is not empty."""
     if not text.strip():
         raise DataError(f"{path.name} is empty: it has no header and no rows")
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(path, text), skipinitialspace=False)
+    start = 1
     try:
-        header = [name.strip() for name in next(cells for cells in reader if any(cells))]
-        _check_header(header, path)
-        rows, lines, faults = [], [], {}
-        start = reader.line_num + 1
         for cells in reader:
             if cells:
-                if len(cells) != len(header):
-                    faults[len(rows)] = f"{len(cells)} cells where the header has {len(header)} (a quote not closed?)"
-                    cells = (cells + [""] * len(header))[: len(header)]
-                rows.append(cells)
-                lines.append(start)
+                yield start, cells
             start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path.name}:{reader.line_num} is not CSV: {error}") from error
+
+
+def _csv_header(rows: Iterator[tuple[int, list[str]]]) -> list[str]:
+    return next(([name.strip() for name in cells] for _, cells in rows if any(cells)), [])
+
+
+def _read_csv(path: Path) -> Table:
+    numbered = _csv_rows(path, read_text(path))
+    header = _csv_header(numbered)
+    _check_header(header, path)
+    rows, lines, faults = [], [], {}
+    for start, cells in numbered:
+        if len(cells) != len(header):
+            faults[len(rows)] = f"{len(cells)} cells where the header has {len(header)} (a quote not closed?)"
+            cells = (cells + [""] * len(header))[: len(header)]
+        rows.append(cells)
+        lines.append(start)
     columns = {name: [cells[i] for cells in rows] for i, name in enumerate(header) if name}
     return Table(columns, lambda i: f"{path.name}:{lines[i]}", faults=faults, typed=False)
 
@@ -208,7 +241,7 @@ def _delimiter(path: Path, text: str) -> str:
 
 
 def _check_header(header: list[str], path: Path) -> None:
-    twice = sorted({name for name in header if name and header.count(name) > 1})
+    twice = sorted(name for name, number in Counter(header).items() if name and number > 1)
     if twice:
         raise DataError(f"{path.name}: the header names {', '.join(map(repr, twice))} twice. Rename one of them")
 
@@ -219,7 +252,7 @@ def _read_json(path: Path) -> Table:
         try:
             return _from_json_value(_parsed(text), path)
         except json.JSONDecodeError as error:
-            if not _is_json(text.lstrip().split("\n", 1)[0]):
+            if _object(text.lstrip().split("\n", 1)[0]) is None:
                 raise DataError(f"{path.name}:{error.lineno} is not JSON: {error.msg}") from error
     rows, lines, faults = [], [], {}
     for number, line in enumerate(text.split("\n"), start=1):
@@ -239,11 +272,12 @@ def _read_json(path: Path) -> Table:
     return Table(_columns_of(rows), lambda i: f"{path.name}:{lines[i]}", faults=faults)
 
 
-def _is_json(line: str) -> bool:
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        return isinstance(_parsed(line), dict)
+        row = _parsed(line)
     except json.JSONDecodeError:
-        return False
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _parsed(text: str) -> Any:

@@ -353,6 +353,9 @@ def tables():
     yield "a.csv", b"text,text\na,b\n"
     yield "a.csv", b"image\n/etc/passwd\n"
     yield "a.csv", b"PK\x03\x04" + b"\0" * 100
+    yield "a.csv", b",".join(b"c%d" % number for number in range(20_000)) + b"\n" + b"a\n" * 100_000
+    yield "a.jsonl", b"".join(b'{"k%d": 1}\n' % number for number in range(20_000))
+    yield "a.jsonl", b"{" + b",".join(b'"k%d": 1' % number for number in range(20_000)) + b"}\n"
     yield "a.tsv", b"text\tb\n\"\t\"\n"
     yield "a.jsonl", b'{"text": {"a": [1]}}\n'
     yield "a.jsonl", b'{"text": "a"}\n{"other": 1}\n'

@@ -11,7 +11,7 @@ from PIL import Image
 from hfxfer.errors import DataError
 from hfxfer.folders import table_split
 from hfxfer.sources import hub_message, list_files, read_source, split_name
-from hfxfer.tables import whole
+from hfxfer.tables import shape, whole
 
 RED = Image.new("RGB", (4, 4), "red")
 
@@ -172,6 +172,7 @@ def test_csv_that_cannot_be_read_is_refused(tmp_path):
         b"": "a.csv is empty (0 bytes)",
         b" \n\n": "a.csv is empty: it has no header and no rows",
         b"text,label\n": "a.csv has a header but no rows",
+        b",,\n,,\n": "a.csv has no rows",
         b"text,text\n1,2\n": "a.csv: the header names 'text' twice. Rename one of them",
         b"text,label\ncaf\xe9,1\n": "a.csv is not UTF-8 text: byte 0xe9 in line 2. Save it as UTF-8, for instance: "
                                     "iconv -f latin1 -t utf-8 a.csv > utf8-a.csv",
@@ -179,6 +180,25 @@ def test_csv_that_cannot_be_read_is_refused(tmp_path):
     }.items():
         path.write_bytes(content)
         assert refusal(path) == message
+
+
+def test_the_shape_of_a_table_is_counted_without_reading_it_whole(tmp_path):
+    for name, content, counted in (
+            ("a.csv", "a,b,c\n1\n\n2,2,2,2\n", (2, 3)), ("a.tsv", 'a\tb\n"1\n2"\t3\n', (1, 2)), ("a.csv", ",,\n", (0, 0)),
+            ("a.txt", "a\n \nb\u2028c\r\n", (3, 1)), ("a.jsonl", '{"a": 1}\n\n{"b": "\u2028"}\n{"a": 2}\n[1]\n{', (5, 2))):
+        (tmp_path / name).write_text(content, encoding="utf-8", newline="")
+        assert shape(tmp_path / name) == counted, (name, content)
+
+
+def test_a_header_of_many_names_is_looked_at_once(tmp_path):
+    names = [f"c{number}" for number in range(50_000)]
+    (tmp_path / "a.csv").write_text(",".join(names) + "\n" + "," * 49_999 + "\n")
+    assert list(read(tmp_path / "a.csv").splits["train"].columns) == names  # Looked for in each other, they took minutes.
+
+
+def test_json_that_is_nested_too_deeply_is_told(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 100_000)
+    assert refusal(tmp_path / "a.jsonl") == 'a.jsonl:1 is not JSON: nested too deeply. Each line must be an object: {"text": …}'
 
 
 def test_json_in_its_four_forms(tmp_path):

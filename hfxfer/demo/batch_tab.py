@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from hfxfer import inputs as sources
-from hfxfer import tables_out
+from hfxfer import tables, tables_out
 from hfxfer.demo import answers, limits, words
 from hfxfer.demo.refusals import refusal
 from hfxfer.demo.events import BATCH_QUEUE
@@ -106,25 +107,41 @@ def rows_of(served: Served, files: list[tuple[str, str]] | None) -> list[tuple[s
     for path, name in files:
         if limits.size(path) > limits.UPLOAD_MB * 10**6:
             raise refusal(words.FILE_TOO_BIG, name=name, most=limits.UPLOAD_MB)
-    rows = ([(name, {"image": path}) for path, name in files] if served.is_image else
-            [found for path, name in files for found in _table(served, path, name)])
-    if len(rows) > limits.BATCH_ROWS:
-        raise refusal(words.TOO_MANY_ROWS, rows=len(rows), most=limits.BATCH_ROWS)
-    return rows
+    num_rows = len(files) if served.is_image else sum(_num_rows(path, name) for path, name in files)
+    if num_rows > limits.BATCH_ROWS:
+        raise refusal(words.TOO_MANY_ROWS, rows=num_rows, most=limits.BATCH_ROWS)
+    if served.is_image:
+        return [(name, {"image": path}) for path, name in files]
+    return [found for path, name in files for found in _table(served, path, name)]
+
+
+def _num_rows(path: str, name: str) -> int:
+    """Counted before the table stands in memory. Raises gr.Error, also for too many columns."""
+    if not name.lower().endswith(TABLES) or not path.lower().endswith(TABLES):
+        raise refusal(words.NO_TABLE, name=name, allowed=" ".join(TABLES))
+    with _refusing(path, name):
+        num_rows, columns = tables.shape(Path(path))
+    if columns > limits.BATCH_COLUMNS:
+        raise refusal(words.TOO_MANY_COLUMNS, columns=columns, most=limits.BATCH_COLUMNS)
+    return num_rows
 
 
 def _table(served: Served, path: str, name: str) -> list[tuple[str, dict[str, Any]]]:
-    if not name.lower().endswith(TABLES) or not path.lower().endswith(TABLES):
-        raise refusal(words.NO_TABLE, name=name, allowed=" ".join(TABLES))
-    try:
+    with _refusing(path, name):
         split = sources.load_inputs([Path(path)], served.model().columns)
+    rows = split.take(range(split.num_rows))
+    roles = [role for role, column in served.task.columns.items() if not column.target]
+    return [(served.task.describe_input(row), {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]
+
+
+@contextlib.contextmanager
+def _refusing(path: str, name: str) -> Iterator[None]:
+    """Of a DataError its sentence helps, but neither the folder that uploads lie in nor a flag of the command line does."""
+    try:
+        yield
     except DataError as error:
-        # Its sentence helps, but neither the folder that uploads lie in nor a flag of the command line does.
         said = str(error).partition(" Say which one")[0].replace(path, name)
         raise refusal(words.TABLE_UNUSABLE, said=said) from error
-    rows = split.take(range(split.num_rows)) if split.num_rows <= limits.BATCH_ROWS else [{}] * split.num_rows
-    roles = [role for role, column in served.task.columns.items() if not column.target]
-    return [(served.task.describe_input(row) if row else "", {role: row[role] for role in roles if row.get(role) is not None}) for row in rows]
 
 
 def _checked(served: Served, row: dict[str, Any]) -> dict[str, Any]:

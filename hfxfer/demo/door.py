@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.responses import PlainTextResponse
 
+from hfxfer import console
 from hfxfer.demo import limits, words
 
 BODY_MB = 2
@@ -32,12 +33,22 @@ class Door:
             await self.app(scope, receive, send)
             return
 
+        begun = False
+
         async def sent(message: Any) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message = {**message, "headers": [*message.get("headers", []), (b"content-security-policy", POLICY)]}
             await send(message)
 
-        await (refused(scope) or self.app)(scope, receive, sent)
+        try:
+            await (refused(scope) or self.app)(scope, receive, sent)
+        except Exception as error:
+            # Of a request that it cannot make out gradio raises, and uvicorn would log a traceback and hang up.
+            console.error(f"a request for {scope['path'][:80]!r} failed: {type(error).__name__}: {error}")
+            if not begun:
+                await PlainTextResponse(words.UNUSABLE, 400)(scope, receive, sent)
 
 
 def refused(scope: Any) -> PlainTextResponse | None:

@@ -19,6 +19,7 @@ PIXELS = 40_000_000
 
 CHARACTERS = 20_000
 BATCH_ROWS = 1_000
+BATCH_COLUMNS = 1_000
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names. Its other formats (EPS runs Ghostscript) are for nobody who uploads a photograph."""
 
