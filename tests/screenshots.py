@@ -40,18 +40,25 @@ def predicted(page: Any, text: str) -> None:
 def explained(page: Any, text: str) -> None:
     predicted(page, text)
     place = tab(page, "Why")
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(1000)  # Until the input stands there, too.
     place.get_by_role("button", name="Explain").click()
     place.locator("#why").get_by_text("For ").wait_for()
 
 
-def measured(page: Any, _text: str) -> None:
-    tab(page, "Model")
-    page.get_by_text("What is taken for what").first.wait_for()
+def confused(page: Any, _text: str) -> None:
+    """The confusion matrix with the pictures behind its largest count beside the diagonal."""
+    place = tab(page, "Model")
+    place.get_by_role("button", name="Scores").click()
+    cells = place.locator("[role=gridcell]:visible").all()
+    side = round(len(cells) ** 0.5 - 0.5) + 1  # As many columns as labels, and one before them that names the row.
+    wrong = [(int(cell.inner_text()), cell) for at, cell in enumerate(cells) if at % side and at % side != at // side + 1]
+    max(wrong, key=lambda pair: pair[0])[1].click()
+    page.locator(".thumbnail-item img:visible").first.wait_for()
 
 
 SHOTS: dict[str, tuple[str, Callable[[Any, str], None], int]] = {
-    "predict": ("image", predicted, 900), "why": ("image", explained, 760), "why-text": ("text", explained, 620), "model": ("image", measured, 900)}
+    "predict": ("image", predicted, 900),
+    "why": ("image", explained, 720), "why-text": ("text", explained, 520), "confusions": ("image", confused, 840)}
 """Name → which Run, what to do first, height of the window."""
 
 
@@ -59,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("image_run")
     parser.add_argument("text_run")
-    parser.add_argument("--text", default="what a lovely day, thank you all")
+    parser.add_argument("--text", default="I was so worried, but the doctors were lovely and the news is wonderful")
     options = parser.parse_args()
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
@@ -76,6 +83,7 @@ def main() -> None:
             page.get_by_role("tab", name="Predict").wait_for()
             page.locator("#notice").wait_for(state="detached", timeout=60_000)
             prepare(page, options.text if kind == "text" else "")
+            page.mouse.move(0, 0)
             page.wait_for_timeout(1500)  # Until pictures are faded in.
             path = OUTPUT / f"{name}.png"
             page.screenshot(path=path)

@@ -174,6 +174,8 @@ def test_the_sentence_says_where_and_which_words():
         "For **&lt;b&gt;** (Grad-CAM), most of what counts lies in the middle (75 %), top left (25 %).")
     assert sentence("a", why.Seen(picture, heat * 0, "Grad-CAM")) == "For **a** (Grad-CAM), no part of the picture counts more than the rest."
     read = why.Read([("not", 0, 3, -0.5), ("bad", 4, 7, 1.0)], "integrated gradients")
+    with_marks = why.Read([("bad,", 0, 4, 1.0), (":)", 5, 7, -0.2)], "integrated gradients")
+    assert sentence("a", with_marks) == "For **a** (integrated gradients), the words that count most: bad (+1.00), :) (-0.20)."
     assert sentence("a", read) == "For **a** (integrated gradients), the words that count most: bad (+1.00), not (-0.50)."
     assert marked(read, "not bad!") == [("not", -0.5), (" ", None), ("bad", 1.0), ("!", None)]
 

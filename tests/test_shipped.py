@@ -33,7 +33,7 @@ def run_installed(installed, code, cwd):
 
 def files_below(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts}
+            if path.is_file() and not {"__pycache__", "screenshots"} & set(path.parts)}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -49,6 +49,7 @@ def test_finds_the_same_files_in_the_installed_wheel(name, installed, tmp_path):
     found = Path(ran.stdout.strip())
     assert found == installed / "hfxfer" / "_shipped" / name
     assert files_below(found) == files_below(CHECKOUT / name)
+    assert not (found / "screenshots").exists()
 
 
 def test_the_wheel_holds_the_package_and_the_licence_and_no_tests(installed):

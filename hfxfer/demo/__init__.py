@@ -33,7 +33,7 @@ from hfxfer.demo.flag_tab import flag_box
 from hfxfer.demo.flags import Flags
 from hfxfer.demo.model_tab import model_tab
 from hfxfer.demo.predict_tab import PredictTab
-from hfxfer.demo.refusals import refusal
+from hfxfer.demo.refusals import reason, refusal
 from hfxfer.demo.served import Served
 from hfxfer.demo.why_tab import WhyTab
 from hfxfer.errors import RecipeError
@@ -46,6 +46,7 @@ CSS = """
 #verdict strong { font-weight: 600; }
 #verdict { font-size: 1.25rem; overflow-wrap: anywhere; }
 #note { opacity: .85; }
+th .header.text { word-break: normal !important; overflow-wrap: normal !important; }
 """
 
 LOOK = gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)), "ui-sans-serif", "system-ui", "sans-serif"],
@@ -73,7 +74,7 @@ class App(gr.Blocks):
             raise
         except Exception as error:
             frames = traceback.extract_tb(error.__traceback__)
-            console.error(f"a request failed: {type(error).__name__}: {error} ({frames[-1].filename}:{frames[-1].lineno})")
+            console.error(f"a request failed: {reason(error)} ({frames[-1].filename}:{frames[-1].lineno})")
             raise refusal(words.UNUSABLE) from error
 
 

@@ -61,7 +61,7 @@ def _confusion(served: Served, found: dict[str, Any] | None) -> None:
         text = words.BEHIND.format(number=number, reference=escaped(reference), prediction=escaped(prediction),
                                    shown=words.FIRST_SHOWN.format(most=len(shown)) if number > len(shown) else "")
         lines = facts.confidences(served, shown)
-        small = thumbnails((row["input"], ", ".join(line)) for row, line in zip(shown, lines)) if served.is_image else []
+        small = thumbnails((row["input"], ", ".join(reversed(line))) for row, line in zip(shown, lines)) if served.is_image else []
         return text, gr.Gallery(small, visible=bool(small)), gr.Dataframe(lines, visible=bool(shown) and not small)
 
     def chosen(event: gr.SelectData) -> tuple:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import string
 from typing import Any
 
 import gradio as gr
@@ -120,7 +121,7 @@ def sentence(label: str, found: Seen | Read) -> str:
     named = {"label": escaped(label), "method": found.method}
     if isinstance(found, Read):
         ranked = sorted(found.words, key=lambda word: -abs(word[3]))[:MOST_WORDS]
-        said = [words.WHY_WORD.format(word=escaped(word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked]
+        said = [words.WHY_WORD.format(word=escaped(word.strip(string.punctuation) or word), weight=f"{weight:+.2f}") for word, _, _, weight in ranked]
         cut = f"{words.CUT.format(most=found.cut_at)}\n\n" if found.cut_at else ""
         return cut + words.WHY_WORDS.format(**named, words=", ".join(said))
     shares = cells(found.heat, 3)
