@@ -104,8 +104,8 @@ def apps(tmp_path_factory, watch):
 
 
 @pytest.fixture
-def watched(apps, watch):
-    """(addresses, folder); what was seen to be opened fails the test, and every app must still answer."""
+def watched(apps, watch, capsys, caplog):
+    """(addresses, folder); what was seen to be opened fails the test, and so does a traceback in the log; every app must still answer."""
     watch.seen.clear()
     watch.on = True
     yield apps
@@ -113,6 +113,7 @@ def watched(apps, watch):
     for address in apps[0].values():
         alive(address)
     assert watch.seen == []
+    assert "Traceback" not in "".join(capsys.readouterr()) and not [record for record in caplog.records if record.exc_info]
     assert not Path("hacked").exists()
 
 
@@ -178,8 +179,8 @@ def bombs():
     yield "wide and high", png(60_000, 60_000)
     yield "wide", png(2**31 - 1, 1)
     yield "no size", png(0, 0)
-    yield "a text that unpacks to 300 MB", png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 3 * 10**8)))
-    yield "a colour profile that unpacks to 300 MB", png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(b"\0" * 3 * 10**8)))
+    yield "a text that unpacks to 50 MB", png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(b"\0" * 5 * 10**7)))
+    yield "a colour profile that unpacks to 50 MB", png(8, 8, chunk(b"iCCP", b"a\0\0" + zlib.compress(b"\0" * 5 * 10**7)))
     yield "a thousand texts", png(8, 8, *[chunk(b"tEXt", b"k\0" + b"v" * 5000)] * 1000)
     frame = b"\x2c" + struct.pack("<HHHH", 0, 0, 65535, 65535) + b"\0\x02\x02\x4c\x01\0;"
     yield "a giant GIF", b"GIF89a" + struct.pack("<HH", 65535, 65535) + b"\x80\0\0" + b"\0" * 6 + frame
@@ -230,24 +231,23 @@ def test_broken_pictures_are_answered_or_refused_in_a_sentence(watched):
     draw, said = random.Random(0), []
     for kind in FORMATS:
         whole = picture(kind)
-        for share in (0.02, 0.2, 0.5, 0.8, 0.99):
+        for share in (0.02, 0.5, 0.99):
             cut = whole[:int(share * len(whole))]
             said.append(checked((kind, share), asked(address, "predict", [upload(address, cut, f"a.{kind.lower()}")])))
-        for _ in range(5):
+        for _ in range(3):
             broken = bytearray(whole)
             for _ in range(20):
                 broken[draw.randrange(len(broken))] = draw.randrange(256)
             said.append(checked((kind, "changed"), asked(address, "predict", [upload(address, bytes(broken), f"a.{kind.lower()}")])))
-    assert len(said) == 70 and said.count("error") >= 35
+    assert len(said) == 42 and said.count("error") >= 21
 
 
 def test_bombs_and_what_is_no_picture_are_refused(watched):
     address = watched[0]["pictures"]
-    harmless = ("a thousand texts", "a text that unpacks to 300 MB", "a colour profile that unpacks to 300 MB")  # Pillow may leave these aside.
+    harmless = ("a thousand texts", "a text that unpacks to 50 MB", "a colour profile that unpacks to 50 MB")  # Pillow may leave these aside.
     for name, content in (*bombs(), *others()):
-        for ending in ("png", name if name.isalpha() else "gif"):
-            found = asked(address, "predict", [upload(address, content, f"a.{ending}")])
-            assert checked((name, ending), found) == "error" or name in harmless, (name, ending, found)
+        found = asked(address, "predict", [upload(address, content, f"a.{name if name.isalpha() else 'png'}")])
+        assert checked(name, found) == "error" or name in harmless, (name, found)
 
 
 def test_names_of_uploads_lead_nowhere(watched):
@@ -270,7 +270,7 @@ def test_paths_and_addresses_in_place_of_an_upload_are_refused(watched):
               "data:image/png;base64,AAAA", "\0", "a\0b", "~", "%2fetc%2fpasswd", "x" * 100_000]
     meta = {"_type": "gradio.FileData"}
     for place in places:
-        for given in ({"path": place, "meta": meta}, {"path": place}, {"path": place, "url": place, "meta": meta}, {"url": place}, place):
+        for given in ({"path": place, "meta": meta}, {"path": place}, {"url": place, "meta": meta}, place)[:4 if len(place) < 12 else 2]:
             assert checked((place[:80], given), asked(addresses["pictures"], "predict", [given])) != "complete", (place[:80], given)
         assert checked(place[:80], asked(addresses["texts"], "batch", [[{"path": place, "orig_name": "a.csv", "meta": meta}]])) != "complete"
 
@@ -319,7 +319,7 @@ def test_requests_that_are_none_are_turned_away(watched):
                  b'{"data": [' + b"1" * 5000 + b"]}"):
         for endpoint in ("predict", "batch", "flag", "explain", "compare", "../../x", "nothing", "0", "-1"):
             answer = HTTP.post(f"{address}gradio_api/call/{endpoint}", content=body, headers={"content-type": "application/json"})
-            assert "Traceback" not in answer.text and "site-packages" not in answer.text, (body[:80], endpoint, answer.text[:300])
+            assert answer.status_code < 500 and "Traceback" not in answer.text and "site-packages" not in answer.text, (body[:80], endpoint, answer.text[:300])
 
 
 def test_no_address_of_the_app_gives_a_file_of_the_server(watched):
@@ -374,10 +374,9 @@ def tables():
 
 
 def test_tables_are_answered_or_refused_in_a_sentence(watched):
-    for kind in ("texts", "words"):
-        address = watched[0][kind]
-        for name, content in tables():
-            checked((kind, name, content[:80]), asked(address, "batch", [[upload(address, content, name)]]))
+    for number, (name, content) in enumerate(tables()):
+        address = watched[0][("texts", "words")[number % 2]]
+        checked((name, content[:80]), asked(address, "batch", [[upload(address, content, name)]]))
 
 
 def test_reports_hold_nothing_but_labels_of_the_model(watched):

@@ -11,6 +11,7 @@ from starlette.responses import PlainTextResponse
 
 from hfxfer import console
 from hfxfer.demo import limits, words
+from hfxfer.demo.refusals import reason
 
 BODY_MB = 2
 """A request but an upload: room for a text of 20,000 characters in any script, and for the names of a thousand files."""
@@ -46,7 +47,7 @@ class Door:
             await (refused(scope) or self.app)(scope, receive, sent)
         except Exception as error:
             # Of a request that it cannot make out gradio raises, and uvicorn would log a traceback and hang up.
-            console.error(f"a request for {scope['path'][:80]!r} failed: {type(error).__name__}: {error}")
+            console.error(f"a request for {scope['path'][:80]!a} failed: {reason(error)}")
             if not begun:
                 await PlainTextResponse(words.UNUSABLE, 400)(scope, receive, sent)
 
