@@ -75,7 +75,7 @@ def _until(holds, page):
 
 
 def train(made, name, **settings):
-    """data by the kind's name; of pictures a folder."""
+    """A Run of the kind's checkpoint and data in `made`."""
     from hfxfer.training import train
 
     model, data = ("bert", f"{name}.jsonl") if name in INPUTS else (name, "digits")
