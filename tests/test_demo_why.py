@@ -171,7 +171,7 @@ def test_the_sentence_says_where_and_which_words():
     heat[0, 0], heat[4, 4] = 1, 3
     picture = np.zeros((9, 9, 3), np.uint8)
     assert sentence("<b>", why.Seen(picture, heat, "Grad-CAM")) == (
-        "For **&lt;b&gt;** (Grad-CAM), most of what counts lies in the middle (75 %), top left (25 %).")
+        "For **&lt;b&gt;** (Grad-CAM), what counts lies most of all in the middle (75 %), top left (25 %).")
     assert sentence("a", why.Seen(picture, heat * 0, "Grad-CAM")) == "For **a** (Grad-CAM), no part of the picture counts more than the rest."
     read = why.Read([("not", 0, 3, -0.5), ("bad", 4, 7, 1.0)], "integrated gradients")
     with_marks = why.Read([("bad,", 0, 4, 1.0), (":)", 5, 7, -0.2)], "integrated gradients")
