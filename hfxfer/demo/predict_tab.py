@@ -50,7 +50,8 @@ class PredictTab:
         if not rows:
             gr.Markdown(words.NO_EXAMPLES)
             return None
-        return gr.Examples(rows, self.box.components, label=words.EXAMPLES if self.first.run else words.CARD_EXAMPLES, examples_per_page=12, api_visibility="private")
+        label = words.EXAMPLES if self.first.run else words.CARD_EXAMPLES
+        return gr.Examples(rows, self.box.components, label=label, examples_per_page=12, api_visibility="private")
 
     def _events(self, examples: gr.Examples | None) -> None:
         given, shown = [*self.which, *self.box.components], [self.verdict, self.detail, self.note]
