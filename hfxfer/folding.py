@@ -124,14 +124,15 @@ def _scaled(convolution: Any, norm: Any) -> Callable[[torch.Tensor], torch.Tenso
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
         nonlocal kept
+        if norm.training or torch.is_grad_enabled():
+            kept = None, None  # A training step follows, and fused optimizers write without raising a version.
         if norm.training:
             return plain(convolution, inputs)
         if torch.is_grad_enabled():
             weight, bias = scaled()
         else:
-            # Of the same tensors, unchanged since: a write to one raises its version.
-            state = [(id(each), each._version) for module in (convolution, norm) for each in (*module._parameters.values(), *module._buffers.values())
-                     if each is not None]
+            state = [(each.data_ptr(), each.dtype, each._version) for module in (convolution, norm)
+                     for each in (*module._parameters.values(), *module._buffers.values()) if each is not None]
             if kept[0] != state:
                 kept = state, scaled()
             weight, bias = kept[1]

@@ -283,8 +283,11 @@ def _object(line: str) -> dict[str, Any] | None:
 def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except RecursionError as error:
-        raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as error:
+        said = "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+        raise json.JSONDecodeError(said, text, 0) from error
 
 
 def _from_json_value(value: Any, path: Path) -> Table:

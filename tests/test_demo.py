@@ -574,3 +574,15 @@ def test_a_picture_is_called_by_its_file_wherever_that_was(made, tmp_path, monke
     assert facts.confidences(texts, [{"input": "a\0b" * 5000, "confidence": 0.5}]) == [["a\0b" * 5000, "50 %"]]
     monkeypatch.chdir(made("pictures").folder)
     assert [(small.size, said) for small, said in thumbnails([("examples/00.png", "a"), ("gone.png", "b"), ("x" * 5000, "c")])] == [((32, 32), "a")]
+
+
+def test_an_example_with_signs_that_end_lines_is_one_example(made, tmp_path):
+    import json
+    import shutil
+
+    from hfxfer.demo.inputs import kept_examples
+
+    shutil.copytree(made("texts").folder, tmp_path / "run")
+    row = {"text": "a\u2028b\u0085c", "label": "good"}
+    (tmp_path / "run" / "examples" / "examples.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert kept_examples(Served(str(tmp_path / "run"))) == [row]

@@ -108,8 +108,8 @@ def test_examples_come_from_the_card_and_the_repository_and_from_nowhere_else(cl
         api.create_repo('me/x')
         api.upload_folder(repo_id='me/x', folder_path={str(model)!r})
         served = Served('me/x')
-        said['rows'] = facts.card_examples(served)
-        said['local'] = facts.card_examples(Served({str(model)!r}))
+        said['rows'] = facts.card_examples(served, 12)
+        said['local'] = facts.card_examples(Served({str(model)!r}), 12)
     """)
     if kind == "text":
         assert said["rows"] == said["local"] == [{"text": "a good day"}]

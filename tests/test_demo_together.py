@@ -53,3 +53,31 @@ def test_a_row_that_fails_fails_alone():
         with pytest.raises(ValueError, match="-3 is negative"):
             waiting[1].result(10)
     assert held.asked == [[1], [2, -3, 4], [2], [-3], [4]]
+
+
+def test_the_thread_ends_with_the_last_who_holds_it():
+    import gc
+    import weakref
+
+    class Model:
+        def __init__(self):
+            self.together = Together(self.compute, 4)
+
+        def compute(self, rows):
+            return rows
+
+    model = Model()
+    assert model.together.ask([1]) == [1]
+    gone, waiting = weakref.ref(model), model.together._waiting
+    threads = [thread for thread in threading.enumerate() if thread.name == "computing" and thread._args[0] is waiting]
+    del model
+    gc.collect()
+    threads[0].join(10)
+    assert gone() is None and len(threads) == 1 and not threads[0].is_alive()
+
+
+def test_too_few_records_fail_the_request_and_not_the_thread():
+    together = Together(lambda rows: rows[:1], 4)
+    with pytest.raises(RuntimeError, match="1 records came of 2 rows"):
+        together.ask([1, 2])
+    assert together.ask([3]) == [3]

@@ -140,6 +140,23 @@ def test_weights_that_change_meanwhile_count():
     torch.testing.assert_close(changed, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_weights_that_a_training_step_moved_count():
+    """Fused optimizers write without raising a tensor's version."""
+    model, inputs = with_statistics(timm.create_model("resnet18", num_classes=3)), pixels()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    with folding.folded(model, pairs_of(model, inputs)):
+        with torch.no_grad():
+            before = model(inputs)
+        model(inputs).square().sum().backward()
+        optimizer.step()
+        with torch.no_grad():
+            changed = model(inputs)
+    with torch.no_grad():
+        expected = model(inputs)
+    assert float((changed - before).abs().max()) > 1e-3
+    torch.testing.assert_close(changed, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_names_and_state_stay():
     model = with_statistics(timm.create_model("resnet18", num_classes=3))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -199,6 +199,8 @@ def test_a_header_of_many_names_is_looked_at_once(tmp_path):
 def test_json_that_is_nested_too_deeply_is_told(tmp_path):
     (tmp_path / "a.jsonl").write_text("[" * 100_000)
     assert refusal(tmp_path / "a.jsonl") == 'a.jsonl:1 is not JSON: nested too deeply. Each line must be an object: {"text": …}'
+    (tmp_path / "b.jsonl").write_text("1" * 5000 + "\n")
+    assert refusal(tmp_path / "b.jsonl") == 'b.jsonl:1 is not JSON: a number of too many digits. Each line must be an object: {"text": …}'
 
 
 def test_json_in_its_four_forms(tmp_path):

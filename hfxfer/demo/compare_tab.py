@@ -63,6 +63,8 @@ class CompareTab:
 
     def _records(self, *values: Any) -> list[tuple[str, dict[str, Any]]]:
         """(model, record) of one input."""
+        for each in self.models.values():
+            each.model()
         with READING:
             row = self.box.row(*values)
             encoded = {name: each.encoded([row]) for name, each in self.models.items()}

@@ -44,8 +44,8 @@ def card(served: Served) -> str | None:
     return PICTURE.sub("", FRONT_MATTER.sub("", text)).strip()
 
 
-def card_examples(served: Served) -> list[dict[str, Any]]:
-    """What the card's metadata shows under `widget`, as rows: a text, or a picture of the repository; not what lies elsewhere."""
+def card_examples(served: Served, most: int) -> list[dict[str, Any]]:
+    """The first of what the card's metadata shows under `widget`, as rows: a text, or a picture of the repository; not what lies elsewhere."""
     from huggingface_hub import metadata_load
 
     path = file(served, "README.md")
@@ -54,7 +54,7 @@ def card_examples(served: Served) -> list[dict[str, Any]]:
     except Exception:  # Somebody's YAML may be broken in any way.
         return []
     rows: list[dict[str, Any]] = []
-    for each in found if isinstance(found, list) else []:
+    for each in found[:most] if isinstance(found, list) else []:
         text, source = (each.get("text"), each.get("src")) if isinstance(each, dict) else (None, None)
         if served.is_image and isinstance(source, str) and WIDGET_PICTURE.fullmatch(source) and ".." not in source.split("/"):
             picture = file(served, source)

@@ -27,6 +27,7 @@ def flag_box(box: InputBox, served: Served, flags: Flags, answered: gr.State) ->
         report = gr.Button(words.KEEP)
         said = gr.Markdown(elem_id="kept")
     if served.problem_type == "tags":
+        box.clears(right)
         def tagged(given: dict[str, Any] | None) -> str:
             return " ".join(answers.tags(given["record"], served.labels, given["text"])) if given else ""
 

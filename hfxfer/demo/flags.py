@@ -124,4 +124,4 @@ class Flags:
             if len(given) != len(row["tokens"]):
                 raise refusal(words.TAGS_DIFFER, words=len(row["tokens"]), tags=len(given))
             return {"tags": given}
-        return {"label": right}
+        return {"label": [right] if kind == MULTI_LABEL and not isinstance(right, list) else right}

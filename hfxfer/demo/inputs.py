@@ -79,15 +79,15 @@ class InputBox:
         return {"text": text, **({"text_pair": pair} if pair.strip() else {})}
 
     def follow(self, tab: gr.Tab, other: InputBox) -> None:
-        """Who comes to `tab` finds the input that stands in `other`, unless it was brought here before."""
+        """Who comes to `tab` finds the input that stands in `other`, unless it was brought here before, or something else was put here first."""
         number = len(other.components)
 
         def brought(*given: Any) -> Any:
-            values, before = given[:number], given[number]
-            return gr.skip() if not values[0] or values == before else (*values, values)
+            values, own, before = given[:number], given[number:-1], given[-1]
+            return gr.skip() if not values[0] or values == before or (own[0] and before is None) else (*values, values)
 
         taken = gr.State()
-        tab.select(brought, [*other.components, taken], [*self.components, taken], **AT_ONCE)
+        tab.select(brought, [*other.components, *self.components, taken], [*self.components, taken], **AT_ONCE)
 
     def clears(self, *shown: Any) -> None:
         """No answer stays beside an input that it is not of: a change empties these components, in the browser, without asking the server."""
@@ -100,7 +100,7 @@ class InputBox:
 
     def examples(self) -> list[list[Any]]:
         """Test rows that the Run keeps, else those that the model's card shows, as values of the components."""
-        rows = kept_examples(self.served) if self.served.run else facts.card_examples(self.served)
+        rows = kept_examples(self.served) if self.served.run else facts.card_examples(self.served, MOST_EXAMPLES)
         roles = ("image", "text", "text_pair")
         return [[example[role] for role in roles if role in example][:len(self.components)] for example in rows[:MOST_EXAMPLES]]
 
@@ -109,7 +109,7 @@ def _nothing(component: Any) -> Any:
     """What the browser shows as an empty component."""
     if isinstance(component, gr.Dataframe):
         return {"headers": component.headers, "data": [], "metadata": None}
-    return {gr.Markdown: "", gr.HighlightedText: []}.get(type(component))
+    return {gr.Markdown: "", gr.Textbox: "", gr.HighlightedText: []}.get(type(component))
 
 
 def named(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
@@ -131,7 +131,7 @@ def kept_examples(served: Served) -> list[dict[str, Any]]:
     if folder is None or not (folder / "examples.jsonl").is_file():
         return []
     found = []
-    for line in (folder / "examples.jsonl").read_text(encoding="utf-8").splitlines():
+    for line in filter(None, (folder / "examples.jsonl").read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
         if "image" in row:
             path = folder / Path(row["image"]).name

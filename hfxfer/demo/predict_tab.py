@@ -71,7 +71,7 @@ class PredictTab:
             each.failure(lambda: None, None, self.answered, **AT_ONCE).then(**showing)
         for which in self.which:
             which.change(lambda: None, None, self.answered, **AT_ONCE).then(**showing)
-        self.threshold.change(**showing)
+        self.threshold.change(**{**showing, "fn": self.moved})
         names = [*self.box.names, *(["model"] if self.which else [])]
         gr.Button(visible=False).click(named(self.predict, names), [*self.box.components, *self.which], gr.JSON(visible=False), api_name="predict",
                                        api_description=words.API_PREDICT, **MODEL_QUEUE)
@@ -98,6 +98,7 @@ class PredictTab:
 
     def _record(self, served: Served, values: tuple[Any, ...]) -> tuple[dict[str, Any], int | None]:
         """The record, and the most tokens where the text has more. No picture is held while others are computed."""
+        served.model()  # Nobody waits for another model while this one loads.
         with READING:
             encoded = served.encoded([self.box.row(*values)])
         return served.records(encoded)[0], encoded.cut_at
@@ -115,6 +116,10 @@ class PredictTab:
         detail = (answers.highlighted(record, threshold, text) if kind == "tags" else
                   None if kind == REGRESSION else answers.probabilities(record))
         return answers.verdict(record, kind, threshold, text), detail, note
+
+    def moved(self, threshold: float, *given: Any) -> tuple:
+        """`shown`; what stands there stays where the answer is no longer known: gradio keeps it for a number of pages only."""
+        return self.shown(threshold, *given) if given[-1] else (gr.skip(), gr.skip(), self._note(self._served(list(given[:-1])), threshold))
 
     def _note(self, served: Served, threshold: float) -> str:
         if served.problem_type == REGRESSION:

@@ -63,7 +63,7 @@ class Served:
         self._failed = False
         self._folded = contextlib.ExitStack()
         self._there, self._turn = threading.Event(), threading.Lock()
-        self._together = Together(self._computed, CHUNK)
+        self._together: Together | None = None
 
     @property
     def is_image(self) -> bool:
@@ -88,14 +88,11 @@ class Served:
         from hfxfer.serving import load
 
         try:
-            import torch
-
-            # One core stays free for the app itself: threads that wait for a busy core made a forward pass up to ten times slower.
-            torch.set_num_threads(max(1, machine.num_cores() - 1))
             self._model = load(self.run or self.source, revision=self.at)
             self._model.predictor.model.eval()
             if self.is_image:
                 self._folded.enter_context(_folded(self._model.predictor))
+            self._together = Together(self._computed, CHUNK)
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -138,6 +135,8 @@ class Served:
 
     def records(self, encoded: Encoded) -> list[dict[str, Any]]:
         """What `hfxfer predict` says of each row, without `input`; computed with whatever else waits. Raises gr.Error."""
+        self.model()
+        assert self._together is not None
         with self._refusing():
             return self._together.ask(list(zip(encoded.rows, _items_by_row(encoded))))
 
@@ -146,8 +145,12 @@ class Served:
         return self.records(self.encoded(rows))
 
     def _computed(self, asked: list[tuple[dict[str, Any], list[dict]]]) -> list[dict[str, Any]]:
+        import torch
+
         from hfxfer.evaluation import predict_items
 
+        # In this thread: one core stays free for the app itself. Threads that wait for a busy core made a forward pass up to ten times slower.
+        torch.set_num_threads(max(1, machine.num_cores() - 1))
         with self.alone() as model:
             items = [{**item, "_row": row} for row, (_, own) in enumerate(asked) for item in own]
             return predict_items(model.predictor, [row for row, _ in asked], items)

@@ -134,7 +134,8 @@ def _encoded(predictor: Any, row: dict[str, Any], spans: list[tuple[int, int]]) 
     """The row as the task encodes it, in one window; and for each position its word, None for special tokens and for a second text."""
     settings = {"truncation": True, "max_length": predictor.recipe.max_length, "return_tensors": "pt"}
     if "tokens" in row:
-        encoded = predictor.processor(row["tokens"], is_split_into_words=True, **settings)
+        # With the stride of prediction, of whose windows this is the first: a fast tokenizer keeps its settings, and others are at it.
+        encoded = predictor.processor(row["tokens"], is_split_into_words=True, stride=predictor.recipe.stride, **settings)
         return encoded, encoded.word_ids(0)
     encoded = predictor.processor(row["text"], row.get("text_pair"), return_offsets_mapping=True, **settings)
     offsets = encoded.pop("offset_mapping")[0].tolist()

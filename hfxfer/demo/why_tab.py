@@ -49,7 +49,7 @@ class WhyTab:
                 if self.first.is_image:
                     shown: Any = gr.Image(label=words.HEAT, alt_text=words.HEAT_TEXT, interactive=False, buttons=["fullscreen"], format="png")
                     opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label=words.OPACITY)
-                    opacity.change(lambda text, seen, strength: overlay(seen, strength) if text and seen else None, [said, kept, opacity], shown,
+                    opacity.change(lambda text, seen, strength: overlay(seen, strength) if text and seen else gr.skip(), [said, kept, opacity], shown,
                                    **AT_ONCE)
                 else:
                     shown = gr.HighlightedText(label=words.WEIGHTS, show_legend=True)
