@@ -10,7 +10,7 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
-MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
+MMAP_THRESHOLD, TRIM_THRESHOLD, ARENA_MAX = -3, -1, -8
 """Parameters of glibc's mallopt (malloc.h)."""
 
 SMALL, LARGE = 128 * 1024, 1 << 30
@@ -34,13 +34,8 @@ def keep_memory(keep: bool = True) -> bool:
     Large blocks else come from the kernel anew, page by page, at every step: 4,000 to 18,000 page faults for one picture
     of 224 pixels through mobilenetv2_100. Elsewhere than on glibc nothing is done.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is None:
-        return False
     threshold = LARGE if keep else SMALL
-    return bool(set_option(MMAP_THRESHOLD, threshold)) & bool(set_option(TRIM_THRESHOLD, 2**31 - 1 if keep else SMALL))
+    return _told(MMAP_THRESHOLD, threshold) & _told(TRIM_THRESHOLD, 2**31 - 1 if keep else SMALL)
 
 
 def free_memory() -> int:
@@ -51,6 +46,21 @@ def free_memory() -> int:
             free = int(line.split()[1]) * 1024
     limit, used = _text("/sys/fs/cgroup/memory.max").strip(), _text("/sys/fs/cgroup/memory.current").strip()
     return max(0, min(free, int(limit) - int(used))) if limit.isdigit() and used.isdigit() else free
+
+
+def share_memory() -> bool:
+    """Let all threads that begin from now on take memory from where the main thread does; True where that could be said.
+
+    Each thread's own place in glibc ends at 64 MB: what is larger comes from the kernel anew, whatever `keep_memory` said. 16 pictures of
+    224 pixels through mobilenetv2_100 took 24.7 ms each in a thread (3,500 page faults), and 14.5 ms with this.
+    """
+    return _told(ARENA_MAX, 1)
+
+
+def _told(option: int, value: int) -> bool:
+    """mallopt, where there is glibc's."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    return set_option is not None and bool(set_option(option, value))
 
 
 def num_cores() -> int:

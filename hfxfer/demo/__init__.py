@@ -22,7 +22,7 @@ import gradio as gr
 from gradio.themes.utils.fonts import LocalFont
 from starlette.middleware import Middleware
 
-from hfxfer import console
+from hfxfer import console, machine
 from hfxfer.card._text import escaped
 from hfxfer.demo import limits, words
 from hfxfer.demo.batch_tab import BatchTab
@@ -85,6 +85,7 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
     Raises RunError or ModelError for a source that cannot be served, RecipeError where they do not belong together.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in QUEUE_SETTINGS.items()})
+    machine.share_memory()  # Before threads begin: one of them computes.
     models = served(sources, revision)
     first = next(iter(models.values()))
     flags = Flags(flag_folder, first) if flag_folder else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Served:
         self._model: Any = None
         self._failed = False
         self._folded = contextlib.ExitStack()
+        weakref.finalize(self, self._folded.close)
         self._there, self._turn = threading.Event(), threading.Lock()
         self._together: Together | None = None
 
