@@ -1,11 +1,8 @@
 """What is asked of the machine, and the stopwatch of the input pipeline."""
 
 import os
-import platform
 import subprocess
 import sys
-
-import pytest
 
 from hfxfer import machine
 from hfxfer.machine import Waiting
@@ -22,33 +19,6 @@ def test_idle_threads_spin_briefly_unless_the_user_says_otherwise():
 def test_the_allocator_is_told_on_glibc_and_nothing_happens_elsewhere(monkeypatch):
     monkeypatch.setattr(machine.platform, "libc_ver", lambda: ("musl", "1.2"))
     assert machine.keep_memory() is False and machine.share_memory() is False
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_threads_share_the_memory_of_the_main_one():
-    code = """
-import resource, threading
-import pytest
-
-from hfxfer import machine
-machine.keep_memory(), %s
-import torch
-torch.set_num_threads(1)
-def work():
-    for _ in range(3):
-        torch.ones(25_000_000)
-    global faults
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(25_000_000)
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-print(faults)
-"""
-    shared, apart = (int(subprocess.run([sys.executable, "-c", code % call], capture_output=True, text=True, check=True).stdout)
-                     for call in ("machine.share_memory()", "None"))
-    assert shared < 100 < apart  # 100 MB are 24,400 pages of 4 kB, or 49 of 2 MB.
 
 
 def test_free_memory_is_no_more_than_the_control_group_leaves(monkeypatch):
