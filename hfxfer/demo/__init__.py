@@ -54,11 +54,10 @@ LOOK = gr.themes.Default(font=[LocalFont("Source Sans Pro", weights=(400, 700)),
 """gradio's own, bold for semi-bold: of the Latin letters its semi-bold files (6.31) hold A and B only, and a word came in two fonts."""
 
 SESSIONS = 512
-"""Pages whose last answer is kept, and requests of clients, which gradio (6.31) counts as pages: some 0.3 MB each, and 10,000 by default."""
+"""Pages whose last answer is kept, and requests of clients, which gradio (6.31) counts as pages: some 0.1 MB each, and 10,000 by default."""
 
 WAITING = 256
 """Requests that may wait; who comes after is told that the queue is full."""
-
 
 QUEUE_SETTINGS = {"GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9), "GRADIO_ANALYTICS_MAX_EVENTS": "100"}
 """gradio (6.31) else makes a table of the last 10,000 requests after each request, for a page of its own that is off here."""
@@ -84,7 +83,8 @@ def build(sources: Sequence[str], *, revision: str | None = None, flag_folder: s
     flag_folder: where reported inputs go with their right label; None lets nobody report.
     Raises RunError or ModelError for a source that cannot be served, RecipeError where they do not belong together.
     """
-    os.environ.update({name: os.environ.get(name, value) for name, value in QUEUE_SETTINGS.items()})
+    for name, value in QUEUE_SETTINGS.items():
+        os.environ.setdefault(name, value)
     machine.share_memory()  # Before threads begin: one of them computes.
     models = served(sources, revision)
     first = next(iter(models.values()))

@@ -14,7 +14,7 @@ import gradio as gr
 
 from hfxfer import checkpoints, console, fetching, machine, tasks
 from hfxfer.demo import words
-from hfxfer.demo.refusals import refusal
+from hfxfer.demo.refusals import reason, refusal
 from hfxfer.demo.together import Together
 from hfxfer.errors import HfxferError
 from hfxfer.run import Run
@@ -169,7 +169,7 @@ class Served:
         except gr.Error:
             raise
         except Exception as error:
-            console.error(f"predicting failed: {type(error).__name__}: {error}")
+            console.error(f"predicting failed: {reason(error)}")
             raise refusal(words.FAILED) from error
 
     @property

@@ -11,7 +11,7 @@ import gradio as gr
 from hfxfer import console
 from hfxfer.card._text import escaped
 from hfxfer.demo import words
-from hfxfer.demo.refusals import refusal
+from hfxfer.demo.refusals import reason, refusal
 from hfxfer.demo.answers import probabilities
 from hfxfer.demo.events import AT_ONCE, OWN, WHY_QUEUE
 from hfxfer.demo.inputs import InputBox, named
@@ -100,7 +100,7 @@ class WhyTab:
                         return chosen, found
                 return "", None
             except Exception as error:
-                console.error(f"explaining failed: {type(error).__name__}: {error}")
+                console.error(f"explaining failed: {reason(error)}")
                 raise refusal(words.FAILED) from error
 
     def _answered(self, served: Served, row: dict[str, Any]) -> list[str]:
