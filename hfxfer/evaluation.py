@@ -8,10 +8,9 @@ n-th of the same batches that one process would run, and the main process gets a
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hfxfer import console, folding, machine
 from hfxfer.batches import encode_all
 from hfxfer.data import Split
 from hfxfer.errors import RecipeError, WorkError
+from hfxfer.parallel import TOKENS_AT_ONCE, computed, is_on_cpu, pictures_at_once, threads_to_decode
 from hfxfer.probabilities import ProbabilityStore
 from hfxfer.recipe import Recipe
 from hfxfer.run import Score
@@ -26,14 +26,8 @@ from hfxfer.tasks._task import Outcomes, Prediction, Problem, Task
 
 PARQUET_CHUNK = 10_000
 
-PICTURES_AT_ONCE, TOKENS_AT_ONCE = 16, 4096
-"""The most that a CPU is given at once: activations of more leave its cache. mobilenetv2_100 took 13.6 ms a picture by 16, 16.3 by 32."""
-
 FEWEST_TO_FOLD = 32
 """Pictures: two of them are run twice to see which convolutions and norms belong together."""
-
-MOST_THREADS = 8
-BATCHES_AHEAD = 2
 
 
 @dataclass(slots=True)
@@ -63,16 +57,14 @@ class Result:
 
 def run_batches(predictor: Predictor, split: Split, batch_size: int, what: str = "predicting") -> Iterator[Result]:
     """Predict every row of `split`. Yields in any order; in a run of several processes only the main one gets results."""
-    import torch
-
     jobs = _jobs(predictor, split, batch_size)
     rank, world = rank_and_world()
     mine = jobs[rank::world]
     was_training = predictor.model.training
     predictor.model.eval()
     try:
-        with folded(predictor, split), console.Progress(split.num_rows, what) as bar, torch.inference_mode(), _autocast(predictor):
-            results = (_run_one(predictor, items, positions) for positions, items in _encoded(predictor, split, mine))
+        with folded(predictor, split), console.Progress(split.num_rows, what) as bar:
+            results = _results(predictor, split, mine)
             for _ in range(-(-len(jobs) // world)):
                 for result in _gathered(next(results, None), world):
                     bar.advance(len(result.positions))
@@ -128,13 +120,10 @@ def encode_rows(predictor: Predictor, rows: list[dict[str, Any]]) -> list[dict]:
 
 def predict_items(predictor: Predictor, rows: list[dict[str, Any]], items: list[dict]) -> list[dict[str, Any]]:
     """What the task shows of each row, on the way of `run_batches`. items: of `encode_rows`, `_row` counting over all rows."""
-    import torch
-
     records: list[Any] = [None] * len(rows)
-    with torch.inference_mode(), _autocast(predictor):
-        for positions, batch in _by_length(predictor, items, PICTURES_AT_ONCE):
-            for position, prediction in zip(positions, _run_one(predictor, batch, positions).predictions):
-                records[position] = predictor.task.record(prediction, rows[position], predictor.problem)
+    for positions, batch in _by_length(predictor, items, _at_once(predictor, len(rows))):
+        for position, prediction in zip(positions, _run_one(predictor, predictor.model, batch, positions).predictions):
+            records[position] = predictor.task.record(prediction, rows[position], predictor.problem)
     return records
 
 
@@ -175,14 +164,19 @@ def check_precision(precision: str, device_type: str) -> None:
 def _jobs(predictor: Predictor, split: Split, batch_size: int) -> Sequence[tuple[list[int], list[dict] | None]]:
     """(row positions, items, or None where they are made when their turn comes) of each batch, the same in every process."""
     if predictor.task.encode_on_access:
-        size = min(batch_size, PICTURES_AT_ONCE) if _device(predictor).type == "cpu" else batch_size
-        return [(positions, None) for positions in _slices(split.num_rows, size)]
+        return [(positions, None) for positions in _slices(split.num_rows, _at_once(predictor, batch_size))]
     return _by_length(predictor, encode_all(predictor.task, split, predictor.processor, predictor.problem, predictor.recipe), batch_size)
+
+
+def _at_once(predictor: Predictor, batch_size: int) -> int:
+    """Of pictures a CPU is given no more than its cache takes; of texts, whose length counts, see `_by_length`."""
+    is_bounded = predictor.task.encode_on_access and is_on_cpu(predictor.model)
+    return min(batch_size, pictures_at_once(predictor.processor)) if is_bounded else batch_size
 
 
 def _by_length(predictor: Predictor, encoded: list[dict], batch_size: int) -> list[tuple[list[int], list[dict]]]:
     """(row positions, items) of each batch, long rows first, no more than a CPU's cache takes."""
-    on_cpu = _device(predictor).type == "cpu"
+    on_cpu = is_on_cpu(predictor.model)
     by_row: dict[int, list[dict]] = {}
     for item in encoded:
         by_row.setdefault(item["_row"], []).append(item)
@@ -204,19 +198,14 @@ def _slices(num_rows: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, num_rows))) for start in range(0, num_rows, batch_size)]
 
 
-def _encoded(predictor: Predictor, split: Split, jobs: Sequence[tuple[list[int], list[dict] | None]]) -> Iterator[tuple[list[int], list[dict]]]:
-    """Each batch with its items. They are made in several threads (decoding leaves Python's lock), and beside an accelerator
-    while it works on the batches before; a CPU's cores are the model's while it works."""
-    ahead, threads = 0 if _device(predictor).type == "cpu" else BATCHES_AHEAD, min(MOST_THREADS, machine.num_cores())
-    with ThreadPoolExecutor(threads) as pool:
-        coming: deque[list[Future]] = deque()
-        for number, (positions, items) in enumerate(jobs):
-            while len(coming) <= ahead and number + len(coming) < len(jobs):
-                following, made = jobs[number + len(coming)]
-                parts = _slices(len(following), -(-len(following) // threads)) if made is None else ()
-                coming.append([pool.submit(_encode_part, predictor, split, following, part) for part in parts])
-            parts = coming.popleft()
-            yield positions, [item for part in parts for item in part.result()] if items is None else items
+def _results(predictor: Predictor, split: Split, jobs: Sequence[tuple[list[int], list[dict] | None]]) -> Iterator[Result]:
+    def parts(job: tuple[list[int], list[dict] | None]) -> list[Callable[[], list[dict]]]:
+        positions, items = job
+        if items is not None:
+            return [lambda: items]
+        return [partial(_encode_part, predictor, split, positions, part) for part in _slices(len(positions), -(-len(positions) // threads_to_decode()))]
+
+    return computed(predictor.model, jobs, parts, lambda model, job, items: _run_one(predictor, model, items, job[0]))
 
 
 def _encode_part(predictor: Predictor, split: Split, positions: list[int], part: list[int]) -> list[dict]:
@@ -232,16 +221,20 @@ def _device(predictor: Predictor) -> Any:
     return next(predictor.model.parameters()).device
 
 
-def _run_one(predictor: Predictor, items: list[dict], positions: list[int]) -> Result:
+def _run_one(predictor: Predictor, model: Any, items: list[dict], positions: list[int]) -> Result:
+    """model: the predictor's, or a copy of it. In any thread."""
+    import torch
+
     batch = predictor.task.collate(items, predictor.processor)
     device = _device(predictor)
     batch = {key: value.to(device) if hasattr(value, "to") else value for key, value in batch.items()}
-    outputs = predictor.task.forward(predictor.model, batch, predictor.recipe)
-    loss = getattr(outputs, "loss", None)
-    if predictor.loss_function is not None and "labels" in batch:
-        loss = predictor.loss_function(outputs, batch["labels"])
-    return Result(positions, predictor.task.decode(outputs, batch, predictor.processor, predictor.problem),
-                  None if loss is None else float(loss))
+    with torch.inference_mode(), _autocast(predictor):
+        outputs = predictor.task.forward(model, batch, predictor.recipe)
+        loss = getattr(outputs, "loss", None)
+        if predictor.loss_function is not None and "labels" in batch:
+            loss = predictor.loss_function(outputs, batch["labels"])
+        return Result(positions, predictor.task.decode(outputs, batch, predictor.processor, predictor.problem),
+                      None if loss is None else float(loss))
 
 
 def folded(predictor: Predictor, split: Split) -> Any:

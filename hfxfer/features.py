@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,16 +23,20 @@ from hfxfer import console, machine
 from hfxfer.batches import encode_all, seeded
 from hfxfer.boundary import Boundary
 from hfxfer.data import Split
-from hfxfer.evaluation import BATCHES_AHEAD, MOST_THREADS, PICTURES_AT_ONCE, TOKENS_AT_ONCE, Predictor, folded, rank_and_world
+from hfxfer.evaluation import Predictor, folded, rank_and_world
 from hfxfer.models import head_names
+from hfxfer.parallel import TOKENS_AT_ONCE, computed, is_on_cpu, pictures_at_once, threads_to_decode
 from hfxfer.recipe import Recipe
 from hfxfer.rowcheck import content_of
 from hfxfer.shards import FeatureStore
 from hfxfer.tasks._task import Problem, Task
 
-FORMAT = 3
+FORMAT = 4
 ROWS_AT_ONCE = 64
 """The most rows of a batch. Always whole: the values of a row may depend, in the last bits, on the batch that it was computed in."""
+
+DRAWING = threading.Lock()
+"""Augmented views are drawn from the process's one generator, by one thread at a time."""
 
 OF_THE_HEAD = ("id2label", "label2id", "num_labels", "problem_type", "_name_or_path", "transformers_version", "architectures", "label_names",
                "label_descriptions", "num_classes", "classifier_dropout")
@@ -183,18 +186,21 @@ def _compute(store: FeatureStore, boundary: Boundary, predictor: Predictor, jobs
         return
     model = predictor.model
     device, was_training = next(model.parameters()).device, model.training
+
+    def features(mine: Any, _job: Job, items: list[dict]) -> list[torch.Tensor]:
+        batch = {key: value.to(device) if hasattr(value, "to") else value
+                 for key, value in predictor.task.collate(items, predictor.processor).items()}
+        with autocast():
+            return boundary.features(mine, batch)
+
     model.eval()
     try:
         with console.Progress(sum(len(job.keys) for job in jobs), f"features of {split.name}", "items") as bar, _fast_convolutions(model), \
                 folded(predictor, split):
-            for keys, items in _with_items(jobs, 0 if device.type == "cpu" else BATCHES_AHEAD):
-                batch = {key: value.to(device) if hasattr(value, "to") else value
-                         for key, value in predictor.task.collate(items, predictor.processor).items()}
-                with autocast():
-                    found = boundary.features(model, batch)
+            for job, found in zip(jobs, computed(model, jobs, lambda job: job.parts, features)):
                 # The first that is written counts: a run that is cut short and goes on must read what it would have read.
-                store.add({key: value.numpy() for key, value in zip(keys, found) if key not in store})
-                bar.advance(len(keys))
+                store.add({key: value.numpy() for key, value in zip(job.keys, found) if key not in store})
+                bar.advance(len(job.keys))
     finally:
         model.train(was_training)
     store.refresh()
@@ -218,18 +224,17 @@ def _fast_convolutions(model: Any) -> Iterator[None]:
 def _jobs(predictor: Predictor, split: Split, training: bool) -> list[Job]:
     """Batches, always the same whatever is cached."""
     task, recipe, row_ids = predictor.task, predictor.recipe, split.row_ids
-    on_cpu = next(predictor.model.parameters()).device.type == "cpu"
+    on_cpu = is_on_cpu(predictor.model)
     if not task.encode_on_access:
         return _text_jobs(task, encode_all(task, split, predictor.processor, predictor.problem, recipe), row_ids, on_cpu)
     several = training and recipe.feature_views > 1
-    size = PICTURES_AT_ONCE if on_cpu else ROWS_AT_ONCE
+    size = pictures_at_once(predictor.processor) if on_cpu else ROWS_AT_ONCE
     jobs = []
     for view in range(recipe.feature_views) if several else (None,):
         for at in range(0, len(row_ids), size):
             positions = list(range(at, min(at + size, len(row_ids))))
-            # Views are drawn from the process's one generator, so one thread draws them.
-            threads = 1 if several else min(MOST_THREADS, machine.num_cores())
-            parts = [positions[first:first + -(-len(positions) // threads)] for first in range(0, len(positions), -(-len(positions) // threads))]
+            step = -(-len(positions) // (1 if several else threads_to_decode()))
+            parts = [positions[first:first + step] for first in range(0, len(positions), step)]
             jobs.append(Job([picture_key(row_ids[position], view, recipe) for position in positions],
                             [lambda part=part, view=view: _pictures(predictor, split.take(part), view) for part in parts]))
     return jobs
@@ -255,16 +260,6 @@ def _pictures(predictor: Predictor, rows: list[dict], view: int | None) -> list[
     items = []
     for row in rows:
         # By content, not by row: the same picture has the same views in every split and run.
-        with seeded(recipe.seed, view, content_of(row["row_id"])):
+        with DRAWING, seeded(recipe.seed, view, content_of(row["row_id"])):
             items += task.encode([row], predictor.processor, predictor.problem, recipe, training=True)
     return items
-
-
-def _with_items(jobs: list[Job], ahead: int) -> Iterator[tuple[list[str], list[dict]]]:
-    """Each batch with its items, made in threads; beside an accelerator `ahead` batches early, on a CPU before the model needs its cores."""
-    with ThreadPoolExecutor(max(len(job.parts) for job in jobs)) as pool:
-        coming: deque[list[Future]] = deque()
-        for number, job in enumerate(jobs):
-            while len(coming) <= ahead and number + len(coming) < len(jobs):
-                coming.append([pool.submit(part) for part in jobs[number + len(coming)].parts])
-            yield job.keys, [item for part in coming.popleft() for item in part.result()]

@@ -53,7 +53,7 @@ def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
     # Torch's hardtanh_ (ReLU6 in place) computes a new tensor and copies it over the old one (2.15): a quarter of mobilenetv2_100's forward pass.
     in_place = [module for module in model.modules() if isinstance(module, torch.nn.Hardtanh) and module.inplace]
     for convolution, norm in modules:
-        convolution.forward, norm.forward = _scaled(convolution, norm), _activated(norm)
+        convolution.forward, norm.forward = _Scaled(convolution, norm), _Activated(norm)
     for activation in in_place:
         activation.inplace = False
     try:
@@ -110,48 +110,66 @@ def _seen(convolutions: dict[str, Any], norms: dict[str, Any], logits: Callable[
     return tuple(pair for pair in entered if pair[0] and sources.count(pair[0]) == 1 and all(calls.count(name) == 1 for name in pair)), expected
 
 
-def _scaled(convolution: Any, norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    plain = type(convolution).forward
-    kept: tuple[Any, Any] = None, None
+class _Scaled:
+    """A convolution's forward that also does what its norm would. A copy of the model has a copy of this, with the same `kept`."""
 
-    def scaled() -> tuple[torch.Tensor, torch.Tensor]:
-        scale = torch.rsqrt(norm.running_var + norm.eps)
-        if norm.weight is not None:
-            scale = norm.weight * scale
-        shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
-        weight, bias = convolution._parameters["weight"], convolution._parameters["bias"]
-        return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
+    copied_with_model = True
 
-    def forward(inputs: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        if norm.training or torch.is_grad_enabled():
-            kept = None, None  # A training step follows, and fused optimizers write without raising a version.
-        if norm.training:
+    def __init__(self, convolution: Any, norm: Any):
+        self.convolution, self.norm, self.kept = convolution, norm, _Kept()
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        convolution, plain = self.convolution, type(self.convolution).forward
+        if self.norm.training or torch.is_grad_enabled():
+            self.kept.found = None, None  # A training step follows, and fused optimizers write without raising a version.
+        if self.norm.training:
             return plain(convolution, inputs)
-        if torch.is_grad_enabled():
-            weight, bias = scaled()
-        else:
-            state = [(each.data_ptr(), each.dtype, each._version) for module in (convolution, norm)
-                     for each in (*module._parameters.values(), *module._buffers.values()) if each is not None]
-            if kept[0] != state:
-                kept = state, scaled()
-            weight, bias = kept[1]
         # What lies in __dict__ is found before the parameters of these names, which stay where they are.
-        convolution.__dict__["weight"], convolution.__dict__["bias"] = weight, bias
+        convolution.__dict__["weight"], convolution.__dict__["bias"] = self.weights() if torch.is_grad_enabled() else self.kept_weights()
         try:
             return plain(convolution, inputs)
         finally:
             del convolution.__dict__["weight"], convolution.__dict__["bias"]
 
-    return forward
+    def weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        norm = self.norm
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        if norm.weight is not None:
+            scale = norm.weight * scale
+        shift = -norm.running_mean * scale if norm.bias is None else norm.bias - norm.running_mean * scale
+        weight, bias = self.convolution._parameters["weight"], self.convolution._parameters["bias"]
+        return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
+
+    def kept_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
+        state = [(each.data_ptr(), each.dtype, each._version) for module in (self.convolution, self.norm)
+                 for each in (*module._parameters.values(), *module._buffers.values()) if each is not None]
+        of, weights = self.kept.found
+        if of != state:
+            weights = self.weights()
+            self.kept.found = state, weights
+        return weights
 
 
-def _activated(norm: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    plain = type(norm).forward
+class _Kept:
+    """Scaled weights and what they were made of: one for all copies of a model, which have the same weights."""
 
-    def forward(inputs: torch.Tensor) -> torch.Tensor:
+    def __init__(self):
+        self.found: tuple[Any, Any] = None, None
+
+    def __deepcopy__(self, memo: dict) -> _Kept:
+        return self
+
+
+class _Activated:
+    """A norm's forward where the convolution before it does the scaling: what else it does, an activation in timm."""
+
+    copied_with_model = True
+
+    def __init__(self, norm: Any):
+        self.norm = norm
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
         if norm.training:
-            return plain(norm, inputs)
+            return type(norm).forward(norm, inputs)
         return norm.act(norm.drop(inputs)) if hasattr(norm, "act") else inputs
-
-    return forward

@@ -239,12 +239,21 @@ def train_only(model: Any, trained: Iterable[str], still_norms: Iterable[Any] = 
     if frozen:
         still += _standing_still(model, trained)
 
-    def keep_still(root: Any, _inputs: Any) -> None:
-        if "train" not in root.__dict__:  # Else `switching_only_what_moves` does it once.
-            for module in still:
-                module.training = False
+    model._hfxfer_frozen = (model.register_forward_pre_hook(KeepStill(still)), frozen, still)
 
-    model._hfxfer_frozen = (model.register_forward_pre_hook(keep_still), frozen, still)
+
+class KeepStill:
+    """The hook that keeps modules in evaluation mode."""
+
+    copied_with_model = True
+
+    def __init__(self, still: list[Any]):
+        self.still = still
+
+    def __call__(self, root: Any, _inputs: Any) -> None:
+        if "train" not in root.__dict__:  # Else `switching_only_what_moves` does it once.
+            for module in self.still:
+                module.training = False
 
 
 def still_norms(model: Any, batch_norm: str) -> list[Any]:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_models import bert_checkpoint, text_rows
 
-from hfxfer import data, evaluation, models, tasks
+from hfxfer import data, evaluation, models, parallel, tasks
 from hfxfer.errors import RecipeError, WorkError
 from hfxfer.evaluation import Predictor, check_precision, evaluate_split, predict_split, run_batches, write_predictions
 from hfxfer.probabilities import ProbabilityStore
@@ -90,7 +90,9 @@ def test_precision_that_a_cpu_cannot_compute_in_is_refused():
         check_precision("fp16", "cpu")
 
 
-def test_pictures_in_several_threads_give_what_the_processor_gives(tmp_path):
+@pytest.fixture
+def of_pictures(tmp_path):
+    """A predictor of digits 0 and 1 at 32 pixels, and 20 rows."""
     from tiny_models import digits, timm_checkpoint
 
     task = tasks.get("image-classification")
@@ -98,13 +100,32 @@ def test_pictures_in_several_threads_give_what_the_processor_gives(tmp_path):
     pictures = digits((0, 1), 10)
     split = data.load_rows({"train": [{"image": picture, "label": str(label)} for picture, label in pictures]}, task.columns, recipe, cut=False).train
     loaded = models.load(task, recipe, task.problem(data.Target("single_label_classification", ("0", "1")), split))
-    predictor = Predictor(task, loaded.model, loaded.processor, Problem("single_label_classification", ("0", "1")), recipe)
-    jobs = evaluation._jobs(predictor, split, 64)
-    assert [len(positions) for positions, _ in jobs] == [16, 4], "a CPU is given at most 16 pictures at once"
-    found = [(positions, items) for positions, items in evaluation._encoded(predictor, split, jobs)]
-    assert [item["_row"] for _, items in found for item in items] == [*range(16), *range(4)]
-    expected = loaded.processor(images=[split[position]["image"] for positions, _ in found for position in positions])["pixel_values"]
-    assert torch.equal(torch.stack([item["pixel_values"] for _, items in found for item in items]), expected)
+    return Predictor(task, loaded.model, loaded.processor, Problem("single_label_classification", ("0", "1")), recipe), split
+
+
+def test_a_cpu_is_given_few_pictures_at_once_by_their_size(of_pictures, monkeypatch):
+    predictor, split = of_pictures
+    assert [len(positions) for positions, _ in evaluation._jobs(predictor, split, 64)] == [20]
+    assert [len(positions) for positions, _ in evaluation._jobs(predictor, split, 8)] == [8, 8, 4]
+    side = parallel.input_size(predictor.processor)[1]
+    monkeypatch.setattr(parallel, "PIXELS_AT_ONCE", 16 * side * side + 1)
+    assert [len(positions) for positions, _ in evaluation._jobs(predictor, split, 64)] == [16, 4]
+
+
+def test_pictures_made_in_several_threads_are_what_the_processor_makes(of_pictures, monkeypatch):
+    predictor, split = of_pictures
+    given = {}
+    forward = type(predictor.task).forward
+
+    def seen(self, model, batch, recipe):
+        given.update((bytes(value.numpy()), True) for value in batch["pixel_values"])
+        return forward(self, model, batch, recipe)
+
+    monkeypatch.setattr(type(predictor.task), "forward", seen)
+    results = list(run_batches(predictor, split, 8))
+    assert [result.positions for result in results] == [[*range(8)], [*range(8, 16)], [*range(16, 20)]]
+    expected = predictor.processor(images=[row["image"] for row in split.take(list(range(20)))])["pixel_values"]
+    assert set(given) == {bytes(value.numpy()) for value in expected}
 
 
 def test_a_cpu_is_given_few_long_texts_at_once(prepared, monkeypatch):

@@ -168,7 +168,7 @@ def test_a_fill_that_is_cut_short_goes_on_with_the_same_values(tmp_path, make, m
         add(self, features)
 
     monkeypatch.setattr("hfxfer.features.ROWS_AT_ONCE", 8)
-    monkeypatch.setattr("hfxfer.features.PICTURES_AT_ONCE", 8)
+    monkeypatch.setattr("hfxfer.features.pictures_at_once", lambda processor: 8)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(FeatureStore, "add", killed)
         case.fill()

@@ -20,7 +20,7 @@ LAYERS = (
     "metrics._*", "metrics.*", "metrics", "intervals", "figures",
     "tasks._task", "tasks._image", "tasks._text", "tasks._classification", "tasks.*", "tasks", "differences", "paired", "comparison",
     "leaks", "licences", "card._text", "card._facts", "card._usage", "card._results", "card._training", "card._metadata", "card._merge", "card.rules", "card",
-    "network", "fetching", "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "evaluation", "calibration", "serving",
+    "network", "fetching", "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "parallel", "evaluation", "calibration", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging",
     "publishing", "spaces", "repository", "remote_card", "hub", "recording", "scripted", "publisher", "trainer", "fitting", "preflight", "training", "rungs", "climbing", "quickstart",
     "demo.words", "demo.events", "demo.refusals", "demo.limits", "demo.door", "demo.thumbnails", "demo.trust", "demo.together", "demo.served", "demo.answers", "demo.facts", "demo.flags", "demo.inputs", "demo.why", "demo.*_tab", "demo",
