@@ -154,9 +154,10 @@ def resident_mb(pid: int) -> float:
 def measured(side: str, options: argparse.Namespace) -> dict[str, Any]:
     with server(side, options.model) as (address, pid):
         asyncio.run(one_by_one(address, options.input, 5))
-        before = cpu_seconds(pid)
+        before, own = cpu_seconds(pid), time.process_time()
         found = asyncio.run(load(address, options.input, options.clients, options.seconds))
         found["server_cpu_ms_an_answer"] = round(1000 * (cpu_seconds(pid) - before) / max(1, found["answers"]), 1)
+        found["clients_cpu_ms_an_answer"] = round(1000 * (time.process_time() - own) / max(1, found["answers"]), 1)
         if side == "model" and options.requests:
             memory = [resident_mb(pid)]
             for _ in range(4):
