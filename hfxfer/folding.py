@@ -127,7 +127,7 @@ class _Scaled:
         # What lies in __dict__ is found before the parameters of these names, which stay where they are.
         convolution.__dict__["weight"], convolution.__dict__["bias"] = self.weights() if torch.is_grad_enabled() else self.kept_weights()
         try:
-            return plain(convolution, inputs)
+            return plain(convolution, inputs) if torch.is_grad_enabled() else _run(convolution, inputs)
         finally:
             del convolution.__dict__["weight"], convolution.__dict__["bias"]
 
@@ -148,6 +148,24 @@ class _Scaled:
             weights = self.weights()
             self.kept.found = state, weights
         return weights
+
+
+def _run(convolution: Any, inputs: torch.Tensor) -> torch.Tensor:
+    """The convolution's forward. timm's padding as TensorFlow's first fills the whole padded tensor: twice the time of its edges alone."""
+    if type(convolution) is torch.nn.Conv2d or inputs.device.type != "cpu":
+        return type(convolution).forward(convolution, inputs)
+    sides = []
+    for size, kernel, stride, dilation in zip(inputs.shape[2:], convolution.kernel_size, convolution.stride, convolution.dilation):
+        missing = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
+        sides.append((missing // 2, missing - missing // 2))
+    (top, bottom), (left, right) = sides
+    count, channels, height, width = inputs.shape
+    layout = torch.channels_last if inputs.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    padded = torch.empty((count, channels, height + top + bottom, width + left + right), dtype=inputs.dtype, memory_format=layout)
+    for edge in (padded[:, :, :top], padded[:, :, top + height:], padded[:, :, :, :left], padded[:, :, :, left + width:]):
+        edge.zero_()
+    padded[:, :, top:top + height, left:left + width].copy_(inputs)
+    return torch.nn.functional.conv2d(padded, convolution.weight, convolution.bias, convolution.stride, 0, convolution.dilation, convolution.groups)
 
 
 class _Kept:
@@ -172,4 +190,9 @@ class _Activated:
         norm = self.norm
         if norm.training:
             return type(norm).forward(norm, inputs)
-        return norm.act(norm.drop(inputs)) if hasattr(norm, "act") else inputs
+        if not hasattr(norm, "act"):
+            return inputs
+        inputs = norm.drop(inputs)
+        if isinstance(norm.act, torch.nn.Hardtanh) and not torch.is_grad_enabled() and _is_free(norm.act):
+            return inputs.clamp_(norm.act.min_val, norm.act.max_val)  # In place, as nobody else reads it: half the time.
+        return norm.act(inputs)

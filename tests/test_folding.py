@@ -222,3 +222,34 @@ def test_activations_in_place_are_so_again_afterwards():
     with folding.folded(model, pairs_of(model, pixels())):
         assert not any(module.inplace for module in in_place)
     assert all(module.inplace for module in in_place)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "dilation"), [(32, 3, 2, 1), (31, 3, 2, 1), (33, 5, 2, 1), (30, 3, 1, 2), (29, 7, 3, 1), (8, 1, 2, 1)])
+def test_paddings_edges_are_those_of_timm(size, kernel, stride, dilation):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(timm.layers.Conv2dSame(3, 4, kernel, stride=stride, dilation=dilation, bias=True), torch.nn.BatchNorm2d(4)).eval()
+    with_statistics(model)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        inputs = torch.randn(2, 3, size, size + 1).to(memory_format=layout)
+        found = pairs_of(model, inputs)
+        assert found == (("0", "1"),)
+        with torch.no_grad():
+            expected = model(inputs)
+            with folding.folded(model, found):
+                got = model(inputs)
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_an_activation_in_place_changes_nobody_elses_tensor():
+    torch.manual_seed(0)
+    model = with_statistics(timm.create_model("mobilenetv2_050", num_classes=3)).eval()
+    inputs = pixels(4)
+    with torch.no_grad():
+        expected, before = model(inputs), inputs.clone()
+        with folding.folded(model, pairs_of(model, inputs)):
+            assert torch.allclose(model(inputs), expected, atol=1e-4)
+            watched = model.blocks[1][0].bn1.act
+            seen = []
+            watched.register_forward_hook(lambda module, given, output: seen.append(output))
+            assert torch.allclose(model(inputs), expected, atol=1e-4) and len(seen) == 1
+    assert torch.equal(inputs, before)

@@ -23,7 +23,7 @@ LAYERS = (
     "network", "fetching", "checkpoints", "dropout", "models", "blocks", "rates", "losses", "averaging", "methods", "batches", "mixing", "probabilities", "folding", "parallel", "evaluation", "calibration", "serving",
     "boundary", "shards", "features", "probe", "plan", "frozen", "adapters", "stopping", "staging",
     "publishing", "spaces", "repository", "remote_card", "hub", "recording", "scripted", "publisher", "trainer", "fitting", "preflight", "training", "rungs", "climbing", "quickstart",
-    "demo.words", "demo.events", "demo.refusals", "demo.limits", "demo.door", "demo.thumbnails", "demo.trust", "demo.together", "demo.served", "demo.answers", "demo.facts", "demo.flags", "demo.inputs", "demo.why", "demo.*_tab", "demo",
+    "demo.words", "demo.events", "demo.refusals", "demo.limits", "demo.door", "demo.thumbnails", "demo.trust", "demo.together", "demo.child", "demo.served", "demo.answers", "demo.facts", "demo.flags", "demo.inputs", "demo.why", "demo.*_tab", "demo",
     "__init__", "flags", "reporting", "publish_command", "check_command", "demo_command", "cli", "__main__",
 )
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}

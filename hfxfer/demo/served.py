@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import gradio as gr
 
 from hfxfer import checkpoints, console, fetching, machine, tasks
 from hfxfer.demo import words
+from hfxfer.demo.child import Child, Gone, wanted
 from hfxfer.demo.refusals import reason, refusal
-from hfxfer.demo.together import Together
+from hfxfer.demo.together import Compute, Together
 from hfxfer.errors import HfxferError
 from hfxfer.run import Run
 from hfxfer.tasks._task import MULTI_LABEL, REGRESSION, SINGLE_LABEL
@@ -25,6 +27,13 @@ CHUNK = 16
 
 READING = threading.BoundedSemaphore(2)
 """Inputs that are decoded and encoded at the same time: a picture of the largest size takes 120 MB until it is encoded."""
+
+
+Asked = tuple[dict[str, Any], list[dict]]
+"""A checked row and its items."""
+
+LOADING = threading.Lock()
+"""One model after another: a process is not forked while another thread imports or computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +96,18 @@ class Served:
         threading.Thread(target=self._load, name=f"loading {self.name}", daemon=True).start()
 
     def _load(self) -> None:
+        from hfxfer.evaluation import encode_rows, folded_by
         from hfxfer.serving import load
 
         try:
-            self._model = load(self.run or self.source, revision=self.at)
-            self._model.predictor.model.eval()
-            if self.is_image:
-                self._folded.enter_context(_folded(self._model.predictor))
-            self._together = Together(self._computed, CHUNK)
+            with LOADING:
+                self._model = load(self.run or self.source, revision=self.at)
+                self._model.predictor.model.eval()
+                predictor, samples = self._model.predictor, _samples(self.task)
+                if self.is_image:
+                    self._folded.enter_context(folded_by(predictor, samples))
+                _computed(predictor, [(row, encode_rows(predictor, [row])) for row in samples])  # What is imported or made by a first call.
+                self._together = Together(_computing(predictor, self._turn), CHUNK)
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -146,17 +159,6 @@ class Served:
         """`records` of rows."""
         return self.records(self.encoded(rows))
 
-    def _computed(self, asked: list[tuple[dict[str, Any], list[dict]]]) -> list[dict[str, Any]]:
-        import torch
-
-        from hfxfer.evaluation import predict_items
-
-        # In this thread: one core stays free for the app itself. Threads that wait for a busy core made a forward pass up to ten times slower.
-        torch.set_num_threads(max(1, machine.num_cores() - 1))
-        with self.alone() as model:
-            items = [{**item, "_row": row} for row, (_, own) in enumerate(asked) for item in own]
-            return predict_items(model.predictor, [row for row, _ in asked], items)
-
     @contextlib.contextmanager
     def _refusing(self) -> Iterator[None]:
         """Only a sentence of the app's own goes out."""
@@ -185,15 +187,45 @@ def _items_by_row(encoded: Encoded) -> list[list[dict]]:
     return found
 
 
-def _folded(predictor: Any) -> Any:
-    """A context in which convolutions do their norms' work, seen on two pictures of noise before anybody asks."""
+def _samples(task: Any) -> list[dict[str, Any]]:
+    """Two rows that anybody might ask; pictures are noise."""
     import numpy as np
     from PIL import Image
 
-    from hfxfer.evaluation import folded_by
-
     noise = np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), np.uint8)
-    return folded_by(predictor, [{"image": Image.fromarray(picture)} for picture in noise])
+    given = {"image": [Image.fromarray(picture) for picture in noise], "text": ["a", "b"], "tokens": [["a"], ["b"]]}
+    asked = {role: given[column.kind] for role, column in task.columns.items() if column.required and column.kind in given}
+    return [{role: values[number] for role, values in asked.items()} for number in range(2)]
+
+
+def _computing(predictor: Any, turn: threading.Lock) -> list[Compute]:
+    """What computes: processes where the machine can have them, else this one when it is its turn."""
+    import torch
+
+    compute = partial(_computed, predictor)
+
+    def here(asked: list[Asked]) -> list[dict[str, Any]]:
+        # In this thread: one core stays free for the app itself. Threads that wait for a busy core made a forward pass up to ten times slower.
+        torch.set_num_threads(max(1, machine.num_cores() - 1))
+        with turn:
+            return compute(asked)
+
+    def by(child: Child, asked: list[Asked]) -> list[dict[str, Any]]:
+        if child.is_there:
+            try:
+                return child.ask(asked)
+            except Gone as gone:
+                console.warn(f"{gone}; the app goes on without it, more slowly")
+        return here(asked)
+
+    return [partial(by, Child(compute)) for _ in range(wanted(predictor.model))] or [here]
+
+
+def _computed(predictor: Any, asked: list[Asked]) -> list[dict[str, Any]]:
+    from hfxfer.evaluation import predict_items
+
+    items = [{**item, "_row": row} for row, (_, own) in enumerate(asked) for item in own]
+    return predict_items(predictor, [row for row, _ in asked], items)
 
 
 def _labels(config: dict[str, Any]) -> tuple[str, ...]:

@@ -28,14 +28,17 @@ import httpx
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 EMPTY = """
-import sys
+import sys, threading
 from hfxfer import cli, evaluation
-encode, predict, answers = evaluation.encode_rows, evaluation.predict_items, []
+encode, predict, answers, asked = evaluation.encode_rows, evaluation.predict_items, [], []
 def nothing(predictor, rows):
-    return encode(predictor, rows) if not answers else [{"_row": row} for row in range(len(rows))]
+    if threading.current_thread().name.startswith("loading") or not asked:
+        asked.extend(rows if not threading.current_thread().name.startswith("loading") else [])
+        return encode(predictor, rows)
+    return [{"_row": row} for row in range(len(rows))]
 def first_answer_again(predictor, rows, items):
-    if not answers:
-        answers.extend(predict(predictor, rows, items)[:1])
+    if len(items[0]) > 1:
+        answers[:] = predict(predictor, rows, items)[:1]
     return answers * len(rows)
 evaluation.encode_rows, evaluation.predict_items = nothing, first_answer_again
 sys.exit(cli.main(sys.argv[1:]))
@@ -139,16 +142,22 @@ def percentile(values: list[float], share: int) -> float | None:
     return round(statistics.quantiles(values, n=100, method="inclusive")[share - 1], 3) if len(values) > 1 else None
 
 
+def processes(pid: int) -> list[int]:
+    """The server's own and those that it has begun, from the kernel (Linux)."""
+    begun = [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text(encoding="ascii").split()]
+    return [pid, *begun]
+
+
 def cpu_seconds(pid: int) -> float:
-    """That the server's threads have used, from the kernel (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """That the server's processes have used."""
+    fields = [Path(f"/proc/{each}/stat").read_text(encoding="ascii").rpartition(")")[2].split() for each in processes(pid)]
+    return sum(int(own[11]) + int(own[12]) for own in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_mb(pid: int) -> float:
-    """Of the server, from the kernel (Linux)."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines() if line.startswith("VmRSS"))
-    return round(int(line.split()[1]) / 1000, 1)
+    """Of the server's processes; what they share counts by its parts (PSS)."""
+    lines = [line for each in processes(pid) for line in Path(f"/proc/{each}/smaps_rollup").read_text(encoding="ascii").splitlines()]
+    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000, 1)
 
 
 def measured(side: str, options: argparse.Namespace) -> dict[str, Any]:
