@@ -53,7 +53,8 @@ def is_raw(dataset: Any) -> bool:
 class Items(Dataset):
     """The items of a split: encoded at the start, or on access (with augmentation if `training`) where the task says so.
 
-    Pictures to train on are decoded once, as far as a share of the free memory goes; those beyond it at each access.
+    Pictures to train on are decoded once, and encoded once where nothing is drawn, as far as a share of the free memory goes; those
+    beyond it at each access.
     """
 
     def __init__(self, task: Task, split: Split, processor: Any, problem: Problem, recipe: Recipe, training: bool):
@@ -64,7 +65,9 @@ class Items(Dataset):
         # Now, so that what cannot be balanced is refused before any work.
         self.classes = self._classes() if training else None
         self._pictures = [role for role, column in task.columns.items() if column.kind == "image"] if task.encode_on_access and training else []
+        self._draws = training and task.draws(recipe)
         self._decoded: dict[int, dict] = {}
+        self._encoded: dict[int, dict] = {}
         self._room = int(DECODED_SHARE * machine.free_memory()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self._pictures else 0
 
     def __len__(self) -> int:
@@ -74,10 +77,27 @@ class Items(Dataset):
         epoch, index, *again = key if isinstance(key, tuple) else (0, key)
         if self._items is not None:
             return self._items[index]
-        with seeded(self.recipe.seed, epoch, "#".join([self._row_ids[index], *map(str, again)])):
-            item = self.task.encode([self._row(index)], self.processor, self.problem, self.recipe, training=self.training)[0]
+        if self._draws:
+            with seeded(self.recipe.seed, epoch, "#".join([self._row_ids[index], *map(str, again)])):
+                item = self._encode(self._row(index))
+        else:
+            item = self._same(index)
         # What a batch is mixed by.
         return {**item, "_drawn": key} if self.training and isinstance(key, tuple) else item
+
+    def _encode(self, row: dict[str, Any]) -> dict:
+        return self.task.encode([row], self.processor, self.problem, self.recipe, training=self.training)[0]
+
+    def _same(self, index: int) -> dict:
+        """The item of a row that is the same in every epoch; kept, if it is to come again."""
+        if index in self._encoded:
+            return self._encoded[index]
+        item = self._encode(self.split.take([index])[0])
+        size = sum(value.nbytes for value in item.values() if isinstance(value, torch.Tensor))
+        if 0 < size <= self._room and get_worker_info() is None:  # What a loader's worker kept would be kept by each of them.
+            self._encoded[index] = item
+            self._room -= size
+        return item
 
     def _row(self, index: int) -> dict[str, Any]:
         """The row, its pictures decoded (8-bit RGB in full size, just as encoding would open them) where they are kept."""

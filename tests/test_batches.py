@@ -179,3 +179,27 @@ def test_pictures_are_decoded_once_and_give_the_same_items(tmp_path, monkeypatch
     assert torch.equal(pixels(kept, 1), expected)
     with pytest.raises(DataError):
         pixels(none, 1)
+
+
+def test_what_is_the_same_in_every_epoch_is_encoded_once(tmp_path, monkeypatch):
+    items, erased = image_items(tmp_path / "a", augment="none"), image_items(tmp_path / "b", augment="none", random_erasing=0.9)
+    encoded = []
+    encode = type(items.task).encode
+    monkeypatch.setattr(type(items.task), "encode", lambda self, rows, *given, **named: encoded.extend(rows) or encode(self, rows, *given, **named))
+    first = [items[(0, index)] for index in range(12)]
+    assert len(encoded) == 12
+    again = [items[(1, index)] for index in range(12)]
+    assert len(encoded) == 12 and [item["_drawn"] for item in again] == [(1, index) for index in range(12)]
+    expected = [items.task.encode([row], items.processor, items.problem, items.recipe, training=False)[0] for row in items.split.take(list(range(12)))]
+    for given in (first, again):
+        assert all(torch.equal(item["pixel_values"], other["pixel_values"]) and item["labels"] == other["labels"] for item, other in zip(given, expected))
+    assert not torch.equal(erased[(0, 0)]["pixel_values"], erased[(1, 0)]["pixel_values"])
+
+
+def test_encoded_pictures_are_kept_only_while_there_is_room(tmp_path):
+    items = image_items(tmp_path, augment="none")
+    items._room = 2 * items[(0, 0)]["pixel_values"].nbytes
+    expected = [items._encode(row)["pixel_values"] for row in items.split.take(list(range(12)))]
+    for epoch in (0, 1):
+        assert all(torch.equal(items[(epoch, index)]["pixel_values"], value) for index, value in enumerate(expected))
+    assert len(items._encoded) == 3 and items._room == 0

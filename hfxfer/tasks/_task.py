@@ -109,6 +109,10 @@ class Task:
         """
         raise NotImplementedError
 
+    def draws(self, recipe: Any) -> bool:
+        """False where `encode` with `training` gives the same for a row in every epoch."""
+        return True
+
     def collate(self, items: list[dict], processor: Any) -> dict[str, Any]:
         """Items to one batch. Keys beginning with "_" may hold anything; other values need not be tensors either."""
         raise NotImplementedError

@@ -39,6 +39,9 @@ class ImageClassification(ClassificationTask):
                 item["labels"] = self.encode_target(row, problem)
         return items
 
+    def draws(self, recipe: Any) -> bool:
+        return recipe.augment != "none" or bool(recipe.random_erasing)
+
     def collate(self, items: list[dict], processor: Any) -> dict[str, Any]:
         import torch
 
