@@ -53,9 +53,12 @@ def is_on_cpu(model: Any) -> bool:
 
 
 def pictures_at_once(processor: Any) -> int:
-    """That a CPU is given: as many as have PIXELS_AT_ONCE when they are prepared."""
+    """That a CPU is given: as many as have PIXELS_AT_ONCE when they are prepared, and more where each copy has several cores."""
+    import torch
+
     _, height, width = input_size(processor)
-    return max(1, min(MOST_PICTURES, PIXELS_AT_ONCE // ((height or 224) * (width or 224))))
+    pixels = PIXELS_AT_ONCE * max(1, torch.get_num_threads() // MOST_COPIES)
+    return max(1, min(MOST_PICTURES, pixels // ((height or 224) * (width or 224))))
 
 
 def threads_to_decode() -> int:
