@@ -8,7 +8,7 @@ n-th of the same batches that one process would run, and the main process gets a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from hfxfer import console, folding, machine
 from hfxfer.batches import encode_all
 from hfxfer.data import Split
 from hfxfer.errors import RecipeError, WorkError
-from hfxfer.parallel import TOKENS_AT_ONCE, computed, is_on_cpu, pictures_at_once, threads_to_decode
+from hfxfer.parallel import MOST_COPIES, TOKENS_AT_ONCE, computed, is_on_cpu, pictures_at_once, threads_to_decode
 from hfxfer.probabilities import ProbabilityStore
 from hfxfer.recipe import Recipe
 from hfxfer.run import Score
@@ -63,8 +63,7 @@ def run_batches(predictor: Predictor, split: Split, batch_size: int, what: str =
     was_training = predictor.model.training
     predictor.model.eval()
     try:
-        with folded(predictor, split), console.Progress(split.num_rows, what) as bar:
-            results = _results(predictor, split, mine)
+        with folded(predictor, split), console.Progress(split.num_rows, what) as bar, contextlib.closing(_results(predictor, split, mine)) as results:
             for _ in range(-(-len(jobs) // world)):
                 for result in _gathered(next(results, None), world):
                     bar.advance(len(result.positions))
@@ -198,14 +197,14 @@ def _slices(num_rows: int, batch_size: int) -> list[list[int]]:
     return [list(range(start, min(start + batch_size, num_rows))) for start in range(0, num_rows, batch_size)]
 
 
-def _results(predictor: Predictor, split: Split, jobs: Sequence[tuple[list[int], list[dict] | None]]) -> Iterator[Result]:
+def _results(predictor: Predictor, split: Split, jobs: Sequence[tuple[list[int], list[dict] | None]]) -> Generator[Result, None, None]:
     def parts(job: tuple[list[int], list[dict] | None]) -> list[Callable[[], list[dict]]]:
         positions, items = job
         if items is not None:
             return [lambda: items]
         return [partial(_encode_part, predictor, split, positions, part) for part in _slices(len(positions), -(-len(positions) // threads_to_decode()))]
 
-    return computed(predictor.model, jobs, parts, lambda model, job, items: _run_one(predictor, model, items, job[0]))
+    return computed(predictor.model, jobs, parts, lambda model, job, items: _run_one(predictor, model, items, job[0]), most=min(MOST_COPIES, max(1, len(jobs))))
 
 
 def _encode_part(predictor: Predictor, split: Split, positions: list[int], part: list[int]) -> list[dict]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -196,8 +196,8 @@ def _compute(store: FeatureStore, boundary: Boundary, predictor: Predictor, jobs
     model.eval()
     try:
         with console.Progress(sum(len(job.keys) for job in jobs), f"features of {split.name}", "items") as bar, _fast_convolutions(model), \
-                folded(predictor, split):
-            for job, found in zip(jobs, computed(model, jobs, lambda job: job.parts, features)):
+                folded(predictor, split), closing(computed(model, jobs, lambda job: job.parts, features)) as answers:
+            for job, found in zip(jobs, answers):
                 # The first that is written counts: a run that is cut short and goes on must read what it would have read.
                 store.add({key: value.numpy() for key, value in zip(job.keys, found) if key not in store})
                 bar.advance(len(job.keys))

@@ -119,17 +119,15 @@ class _Scaled:
         self.convolution, self.norm, self.kept = convolution, norm, _Kept()
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
-        convolution, plain = self.convolution, type(self.convolution).forward
         if self.norm.training or torch.is_grad_enabled():
             self.kept.found = None, None  # A training step follows, and fused optimizers write without raising a version.
         if self.norm.training:
-            return plain(convolution, inputs)
-        # What lies in __dict__ is found before the parameters of these names, which stay where they are.
-        convolution.__dict__["weight"], convolution.__dict__["bias"] = self.weights() if torch.is_grad_enabled() else self.kept_weights()
-        try:
-            return plain(convolution, inputs) if torch.is_grad_enabled() else _run(convolution, inputs)
-        finally:
-            del convolution.__dict__["weight"], convolution.__dict__["bias"]
+            return type(self.convolution).forward(self.convolution, inputs)
+        # Given, not put into the module, which several threads may be in.
+        weight, bias = self.weights() if torch.is_grad_enabled() else self.kept_weights()
+        if type(self.convolution) is torch.nn.Conv2d:
+            return self.convolution._conv_forward(inputs, weight, bias)
+        return _same(self.convolution, inputs, weight, bias)
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         norm = self.norm
@@ -150,22 +148,23 @@ class _Scaled:
         return weights
 
 
-def _run(convolution: Any, inputs: torch.Tensor) -> torch.Tensor:
-    """The convolution's forward. timm's padding as TensorFlow's first fills the whole padded tensor: twice the time of its edges alone."""
-    if type(convolution) is torch.nn.Conv2d or inputs.device.type != "cpu":
-        return type(convolution).forward(convolution, inputs)
+def _same(convolution: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """timm's Conv2dSame, which pads as TensorFlow does; its own way first fills the whole padded tensor: twice the time of the edges alone."""
     sides = []
     for size, kernel, stride, dilation in zip(inputs.shape[2:], convolution.kernel_size, convolution.stride, convolution.dilation):
         missing = max(0, (-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size)
         sides.append((missing // 2, missing - missing // 2))
     (top, bottom), (left, right) = sides
-    count, channels, height, width = inputs.shape
-    layout = torch.channels_last if inputs.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    padded = torch.empty((count, channels, height + top + bottom, width + left + right), dtype=inputs.dtype, memory_format=layout)
-    for edge in (padded[:, :, :top], padded[:, :, top + height:], padded[:, :, :, :left], padded[:, :, :, left + width:]):
-        edge.zero_()
-    padded[:, :, top:top + height, left:left + width].copy_(inputs)
-    return torch.nn.functional.conv2d(padded, convolution.weight, convolution.bias, convolution.stride, 0, convolution.dilation, convolution.groups)
+    if torch.is_grad_enabled() or inputs.device.type != "cpu":
+        padded = torch.nn.functional.pad(inputs, (left, right, top, bottom))
+    else:
+        count, channels, height, width = inputs.shape
+        layout = torch.channels_last if inputs.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        padded = torch.empty((count, channels, height + top + bottom, width + left + right), dtype=inputs.dtype, memory_format=layout)
+        for edge in (padded[:, :, :top], padded[:, :, top + height:], padded[:, :, :, :left], padded[:, :, :, left + width:]):
+            edge.zero_()
+        padded[:, :, top:top + height, left:left + width].copy_(inputs)
+    return torch.nn.functional.conv2d(padded, weight, bias, convolution.stride, 0, convolution.dilation, convolution.groups)
 
 
 class _Kept:

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import copy
 import queue
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from hfxfer import machine
-from hfxfer.tasks._image import input_size
+from hfxfer.tasks._image import input_size, is_timm
 
-PIXELS_AT_ONCE, TOKENS_AT_ONCE = 4 * 224 * 224, 2048
+USUAL_SIDE = 224
+PIXELS_AT_ONCE, TOKENS_AT_ONCE = 4 * USUAL_SIDE**2, 2048
 """The most that a CPU is given at once: activations of more leave its cache. Of mobilenetv2_100 two cores took 9.8 ms a picture by 4, 15.5 by 16."""
 
 MOST_PICTURES = 64
 
-MOST_COPIES = 4
+MOST_COPIES = 8
 """Of a model that compute at once; where there are more cores, each copy has several. More would wait for Python's lock."""
+
+ALONE = threading.Lock()
+"""Held while several copies compute: torch has one number of threads for all that begin meanwhile."""
 
 MOST_THREADS = 8
 BATCHES_AHEAD = 2
@@ -33,16 +38,20 @@ Parts = Callable[[Job], Sequence[Callable[[], list[dict]]]]
 Compute = Callable[[Any, Job, list[dict]], Answer]
 
 
-def computed(model: Any, jobs: Sequence[Job], parts: Parts, compute: Compute) -> Iterator[Answer]:
-    """compute(model, job, items) of every job, in their order.
+def computed(model: Any, jobs: Sequence[Job], parts: Parts, compute: Compute, *, most: int = MOST_COPIES) -> Generator[Answer, None, None]:
+    """compute(model, job, items) of every job, in their order. Close it where it is not run to its end (`contextlib.closing`).
 
     parts: what makes a job's items, in pieces that threads may make at once. compute may run in any thread, and gets the
-    model or a copy of it; contexts that hold for one thread (autocast, inference mode) it enters itself.
+    model or a copy of it; contexts that hold for one thread (autocast, inference mode) it enters itself. most: copies at once.
     """
-    copies = _copies(model) if is_on_cpu(model) else []
-    if len(copies) > 1:
-        yield from _side_by_side(copies, jobs, parts, compute)
-        return
+    if is_on_cpu(model) and ALONE.acquire(blocking=False):
+        try:
+            copies = _copies(model, most)
+            if len(copies) > 1:
+                yield from _side_by_side(copies, jobs, parts, compute)
+                return
+        finally:
+            ALONE.release()
     for job, items in _with_items(jobs, parts, 0 if is_on_cpu(model) else BATCHES_AHEAD):
         yield compute(model, job, items)
 
@@ -56,9 +65,11 @@ def pictures_at_once(processor: Any) -> int:
     """That a CPU is given: as many as have PIXELS_AT_ONCE when they are prepared, and more where each copy has several cores."""
     import torch
 
-    _, height, width = input_size(processor)
-    pixels = PIXELS_AT_ONCE * max(1, torch.get_num_threads() // MOST_COPIES)
-    return max(1, min(MOST_PICTURES, pixels // ((height or 224) * (width or 224))))
+    known = is_timm(processor) or getattr(processor, "size", None) or getattr(processor, "crop_size", None)
+    _, height, width = input_size(processor) if known else (3, None, None)
+    threads = torch.get_num_threads()
+    pixels = PIXELS_AT_ONCE * (threads // num_copies(threads))
+    return max(1, min(MOST_PICTURES, pixels // ((height or USUAL_SIDE) * (width or USUAL_SIDE))))
 
 
 def threads_to_decode() -> int:
@@ -76,11 +87,16 @@ def _with_items(jobs: Sequence[Job], parts: Parts, ahead: int) -> Iterator[tuple
             yield job, [item for part in coming.popleft() for item in part.result()]
 
 
-def _copies(model: Any) -> list[Any]:
+def num_copies(threads: int, most: int = MOST_COPIES) -> int:
+    """With which the most threads are in use, each copy having as many as every other; of several such numbers the greatest."""
+    return max(range(min(2, most, threads), min(most, threads) + 1), key=lambda copies: (copies * (threads // copies), copies))
+
+
+def _copies(model: Any, most: int) -> list[Any]:
     """The model and as many copies of its modules as cores can use; alone where modules were changed by others, who may count on being the only ones."""
     import torch
 
-    wanted = min(MOST_COPIES, torch.get_num_threads())
+    wanted = num_copies(torch.get_num_threads(), most)
     if wanted < 2 or not all(_is_plain(module) for module in model.modules()):
         return [model]
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -96,7 +112,7 @@ def _is_plain(module: Any) -> bool:
     return getattr(module, "_compiled_call_impl", None) is None and all(getattr(each, "copied_with_model", False) for each in put)
 
 
-def _side_by_side(copies: list[Any], jobs: Sequence[Job], parts: Parts, compute: Compute) -> Iterator[Answer]:
+def _side_by_side(copies: list[Any], jobs: Sequence[Job], parts: Parts, compute: Compute) -> Generator[Answer, None, None]:
     import torch
 
     threads = torch.get_num_threads()

@@ -1,9 +1,12 @@
 """The app in a real browser, as a person uses it: models of five kinds through every tab, on a phone, in the dark, by keyboard."""
 
 import contextlib
+import importlib
 import io
 import json
 import shutil
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +168,32 @@ def test_what_was_written_under_why_stays_when_somebody_comes_back(kind):
     panel(kind.page, "Predict"), panel(kind.page, "Why")
     kind.page.wait_for_timeout(300)
     assert place.locator("textarea").first.input_value() == "a good film"
+
+
+@pytest.mark.parametrize("opened", ["text"], indirect=True)
+def test_an_explanation_does_not_come_to_a_text_that_was_written_meanwhile(kind, monkeypatch):
+    why_tab = importlib.import_module("hfxfer.demo.why_tab")
+    explain, begun, explained = why_tab.explain_text, threading.Event(), threading.Event()
+
+    def slowly(*given):
+        begun.set()
+        time.sleep(1)
+        found = explain(*given)
+        explained.set()
+        return found
+
+    monkeypatch.setattr(why_tab, "explain_text", slowly)
+    kind.give()
+    place, said = panel(kind.page, "Why"), kind.page.locator("#why")
+    place.locator("textarea").first.fill("a good film")
+    place.get_by_role("button", name="Explain").click()
+    assert begun.wait(10)
+    place.locator("textarea").first.fill("a bad film")
+    assert explained.wait(20)
+    kind.page.wait_for_timeout(1000)
+    assert said.inner_text() == ""
+    place.get_by_role("button", name="Explain").click()
+    said.get_by_text("For ").wait_for()
 
 
 def test_many_are_predicted_and_downloaded(kind, tmp_path):

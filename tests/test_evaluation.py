@@ -109,7 +109,7 @@ def test_a_cpu_is_given_few_pictures_at_once_by_their_size(of_pictures, monkeypa
     assert [len(positions) for positions, _ in evaluation._jobs(predictor, split, 8)] == [8, 8, 4]
     side = parallel.input_size(predictor.processor)[1]
     monkeypatch.setattr(parallel, "PIXELS_AT_ONCE", 8 * side * side + 1)
-    for threads, expected in ((1, [8, 8, 4]), (7, [8, 8, 4]), (8, [16, 4])):
+    for threads, expected in ((1, [8, 8, 4]), (7, [8, 8, 4]), (8, [8, 8, 4]), (16, [16, 4])):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         assert [len(positions) for positions, _ in evaluation._jobs(predictor, split, 64)] == expected
 

@@ -124,3 +124,18 @@ def test_with_one_thread_nothing_is_copied():
     torch.set_num_threads(1)
     model = network()
     assert run(model, [0, 1], lambda mine, job, items: mine) == [model, model]
+
+
+def test_as_many_cores_as_can_be_are_in_use():
+    assert {threads: parallel.num_copies(threads) for threads in (1, 2, 3, 5, 8, 9, 12, 13, 16, 64)} == {
+        1: 1, 2: 2, 3: 3, 5: 5, 8: 8, 9: 3, 12: 6, 13: 6, 16: 8, 64: 8}
+    assert parallel.num_copies(16, 1) == 1 and parallel.num_copies(16, 3) == 2
+
+
+def test_a_second_one_at_the_same_time_waits_for_nobody():
+    model = network()
+    first = parallel.computed(model, [0, 1, 2], lambda job: [list], lambda mine, job, items: torch.get_num_threads())
+    assert next(first) == 1
+    second = run(network(), [0, 1], lambda mine, job, items: threading.get_ident())
+    assert second == [threading.get_ident()] * 2
+    assert list(first) == [1, 1] and torch.get_num_threads() == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from abc import ABCMeta
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,12 @@ class InputBox:
         taken = gr.State()
         tab.select(brought, [*other.components, *self.components, taken], [*self.components, taken], **AT_ONCE)
 
-    def clears(self, *shown: Any) -> None:
-        """No answer stays beside an input that it is not of: a change empties these components, in the browser, without asking the server."""
+    def clears(self, *shown: Any, awaited: Sequence[Any] = ()) -> None:
+        """No answer stays beside an input that it is not of: a change empties these components in the browser, and nobody waits for `awaited` any more."""
         for box in self.components:
             box.change(None, None, list(shown), js=f"() => {json.dumps([_nothing(each) for each in shown])}", **AT_ONCE)
+            if awaited:
+                box.change(None, cancels=list(awaited), **AT_ONCE)
 
     def text(self, *values: Any) -> str:
         """The text as it was written; of a picture nothing."""

@@ -33,7 +33,7 @@ Asked = tuple[dict[str, Any], list[dict]]
 """A checked row and its items."""
 
 LOADING = threading.Lock()
-"""One model after another: a process is not forked while another thread imports or computes."""
+"""One model after another: a process is forked while no other model is imported or loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,9 @@ class Served:
                 predictor, samples = self._model.predictor, _samples(self.task)
                 if self.is_image:
                     self._folded.enter_context(folded_by(predictor, samples))
-                _computed(predictor, [(row, encode_rows(predictor, [row])) for row in samples])  # What is imported or made by a first call.
-                self._together = Together(_computing(predictor, self._turn), CHUNK)
+                trial = [(row, encode_rows(predictor, [row])) for row in samples]
+                _computed(predictor, trial)  # What is imported or made by a first call is there before a process is forked.
+                self._together = Together(_computing(predictor, self._turn, trial), CHUNK)
         except Exception as error:
             self._failed = True
             console.error(f"{self.source} could not be loaded: {error}")
@@ -198,7 +199,7 @@ def _samples(task: Any) -> list[dict[str, Any]]:
     return [{role: values[number] for role, values in asked.items()} for number in range(2)]
 
 
-def _computing(predictor: Any, turn: threading.Lock) -> list[Compute]:
+def _computing(predictor: Any, turn: threading.Lock, trial: list[Asked]) -> list[Compute]:
     """What computes: processes where the machine can have them, else this one when it is its turn."""
     import torch
 
@@ -211,14 +212,18 @@ def _computing(predictor: Any, turn: threading.Lock) -> list[Compute]:
             return compute(asked)
 
     def by(child: Child, asked: list[Asked]) -> list[dict[str, Any]]:
-        if child.is_there:
-            try:
-                return child.ask(asked)
-            except Gone as gone:
-                console.warn(f"{gone}; the app goes on without it, more slowly")
+        if child.can_answer:
+            return child.ask(asked)
         return here(asked)
 
-    return [partial(by, Child(compute)) for _ in range(wanted(predictor.model))] or [here]
+    number, threads = wanted(predictor.model)
+    children: list[Child] = []
+    try:
+        while len(children) < number:
+            children.append(Child(compute, trial, threads))
+    except (Gone, OSError) as error:
+        console.warn(f"{error}: the app computes in {len(children) or 'no'} processes of their own, more slowly")
+    return [partial(by, child) for child in children] or [here]
 
 
 def _computed(predictor: Any, asked: list[Asked]) -> list[dict[str, Any]]:

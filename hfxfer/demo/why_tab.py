@@ -53,8 +53,8 @@ class WhyTab:
                                    **AT_ONCE)
                 else:
                     shown = gr.HighlightedText(label=words.WEIGHTS, show_legend=True)
-        ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **WHY_QUEUE, **OWN)
-        self.box.clears(said, shown)
+        asked = ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **WHY_QUEUE, **OWN)
+        self.box.clears(said, shown, awaited=[asked])
         for_clients = gr.Textbox(value="", visible=False)
         gr.Button(visible=False).click(named(self.explain, [*self.box.names, "label", *(["model"] if which else [])]),
                                        [*self.box.components, for_clients, *which_one], gr.JSON(visible=False), api_name="explain",
