@@ -165,6 +165,7 @@ sys.path.insert(0, {tests!r})
 from tiny_models import digits
 from transformers import TrainerCallback, TrainingArguments
 from hfxfer import TransferTrainer
+from hfxfer import features
 from hfxfer.features import fill
 from hfxfer.shards import FeatureStore
 
@@ -194,6 +195,7 @@ def counted(self, features):
     added(self, features)
 
 FeatureStore.add = counted
+features.pictures_at_once = lambda processor: 16
 for method in ("head", "lp-ft", "gradual", "lora", "full"):
     whole = trainer(method, method)
     start = flat(whole.model)
