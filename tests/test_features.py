@@ -4,6 +4,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import time
 
 import pytest
 import torch
@@ -152,6 +153,28 @@ def test_each_view_is_augmented_otherwise_and_always_alike(tmp_path):
     assert picture_key(row_id, None, case.recipe) not in store
     again = pictures(tmp_path / "again", num=5, feature_views=3).fill()
     assert all((again[picture_key(row_id, view, case.recipe)] == views[view]).all() for view in range(3))
+
+
+def test_views_that_several_threads_make_are_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("hfxfer.features.pictures_at_once", lambda processor: 2)
+    one, several = pictures(tmp_path / "one", num=5, feature_views=2), pictures(tmp_path / "several", num=5, feature_views=2)
+    encode = type(one.task).encode
+
+    def slowly(self, rows, *given, **named):
+        torch.rand(1), time.sleep(0.005)  # Who draws meanwhile changes what comes next.
+        return encode(self, rows, *given, **named)
+
+    monkeypatch.setattr(type(one.task), "encode", slowly)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = one.fill()
+        torch.set_num_threads(2)
+        found = several.fill()
+    finally:
+        torch.set_num_threads(before)
+    keys = [picture_key(row_id, view, one.recipe) for row_id in one.rows.train.row_ids for view in range(2)]
+    assert len(keys) == 20 and all(abs(found[key] - expected[key]).max() < 1e-5 for key in keys)
 
 
 @pytest.mark.parametrize("make", [pictures, texts])
