@@ -191,5 +191,5 @@ def test_where_no_process_can_be_had_the_app_computes_itself(served, monkeypatch
     monkeypatch.setattr(os, "fork", refused)
     answers, = served._computing(PREDICTOR, threading.Lock(), ["a"])
     assert answers(["a"]) == [os.getpid()]
-    assert capsys.readouterr().err == ("warning: [Errno 11] Resource temporarily unavailable: the app computes in no "
-                                       "processes of their own, more slowly\n")
+    assert capsys.readouterr().err == ("warning: 0 of 1 processes to predict in could be begun ([Errno 11] Resource temporarily unavailable); "
+                                       "many people at once will be answered more slowly\n")

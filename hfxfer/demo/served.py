@@ -222,7 +222,7 @@ def _computing(predictor: Any, turn: threading.Lock, trial: list[Asked]) -> list
         while len(children) < number:
             children.append(Child(compute, trial, threads))
     except (Gone, OSError) as error:
-        console.warn(f"{error}: the app computes in {len(children) or 'no'} processes of their own, more slowly")
+        console.warn(f"{len(children)} of {number} processes to predict in could be begun ({error}); many people at once will be answered more slowly")
     return [partial(by, child) for child in children] or [here]
 
 
