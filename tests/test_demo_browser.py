@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from browsing import NEEDS_CHROMIUM, check, panel, phone, upload, watched  # noqa: F401
+from hfxfer.demo.served import Served
 from hfxfer.demo.trust import percent
 from tiny_models import bert_checkpoint, digits_folder, tag_rows, text_rows, timm_checkpoint, vit_checkpoint, write_jsonl
 
@@ -196,6 +197,29 @@ def test_an_explanation_does_not_come_to_a_text_that_was_written_meanwhile(kind,
     said.get_by_text("For ").wait_for()
 
 
+@pytest.mark.parametrize("opened", ["text"], indirect=True)
+def test_who_asks_again_while_an_explanation_is_made_gets_the_second(kind, monkeypatch):
+    why_tab = importlib.import_module("hfxfer.demo.why_tab")
+    explain, begun, texts = why_tab.explain_text, threading.Event(), []
+
+    def slowly(predictor, row, text, target):
+        begun.set()
+        time.sleep(1)
+        texts.append(text)
+        return explain(predictor, row, text, target)
+
+    monkeypatch.setattr(why_tab, "explain_text", slowly)
+    kind.give()
+    place, said = panel(kind.page, "Why"), kind.page.locator("#why")
+    place.locator("textarea").first.fill("a good film")
+    place.get_by_role("button", name="Explain").click()
+    assert begun.wait(10)
+    place.locator("textarea").first.fill("the best holiday")
+    place.get_by_role("button", name="Explain").click()
+    said.get_by_text("holiday").wait_for()
+    assert texts == ["a good film", "the best holiday"]
+
+
 def test_many_are_predicted_and_downloaded(kind, tmp_path):
     place = panel(kind.page, "Batch")
     if kind.is_image:
@@ -212,6 +236,29 @@ def test_many_are_predicted_and_downloaded(kind, tmp_path):
     with kind.page.expect_download() as download:
         place.get_by_role("button", name="Download CSV").click()
     assert len(Path(download.value.path()).read_text(encoding="utf-8").splitlines()) == 4
+
+
+@pytest.mark.parametrize("opened", ["text"], indirect=True)
+def test_a_batch_that_is_stopped_keeps_what_it_has(kind, tmp_path, monkeypatch):
+    predict = Served.predict
+
+    def slowly(self, rows):
+        time.sleep(0.3)
+        return predict(self, rows)
+
+    monkeypatch.setattr(Served, "predict", slowly)
+    monkeypatch.setattr("hfxfer.demo.batch_tab.CHUNK", 1)
+    place, status = panel(kind.page, "Batch"), kind.page.locator("#batch-status")
+    (tmp_path / "many.txt").write_text("a good day\n" * 30, encoding="utf-8")
+    upload(place, tmp_path / "many.txt")
+    place.get_by_text("many").first.wait_for()
+    place.get_by_role("button", name="Predict all").click()
+    status.get_by_text("2 of 30").wait_for()
+    place.get_by_role("button", name="Stop").click()
+    kind.page.wait_for_timeout(1000)
+    stood = status.inner_text()
+    kind.page.wait_for_timeout(1000)
+    assert status.inner_text() == stood and " of 30" in stood and "Error" not in place.inner_text()
 
 
 def test_two_models_are_compared_on_the_input_that_is_there(kind):

@@ -38,8 +38,7 @@ class CompareTab:
                              show_search="filter", max_height=420)
             if rows and self.first.is_image:
                 self._pictures(heads, rows, inputs)
-        asked = ask.click(self.asked, [threshold, *self.box.components], table, **MODEL_QUEUE, **OWN)
-        self.box.clears(table, awaited=[asked])
+        self.box.asks(ask, self.asked, [threshold, *self.box.components], shown=[table], **MODEL_QUEUE, **OWN)
         gr.Button(visible=False).click(named(self.compare, self.box.names), self.box.components, gr.JSON(visible=False), api_name="compare",
                                        api_description=words.API_COMPARE, **MODEL_QUEUE)
 

@@ -56,7 +56,7 @@ class InputBox:
     """The components of one input. `components` and `names` (in the API) stand in the order of `row`'s arguments."""
 
     def __init__(self, served: Served, elem_id: str = "input"):
-        self.served = served
+        self.served, self.elem_id = served, elem_id
         if served.is_image:
             self.components: list[Any] = [Picture(label=words.PICTURE, sources=["upload", "clipboard", "webcam"], height=320,
                                                   alt_text=words.PICTURE_TEXT, buttons=["fullscreen"], elem_id=elem_id)]
@@ -89,12 +89,26 @@ class InputBox:
         taken = gr.State()
         tab.select(brought, [*other.components, *self.components, taken], [*self.components, taken], **AT_ONCE)
 
-    def clears(self, *shown: Any, awaited: Sequence[Any] = ()) -> None:
-        """No answer stays beside an input that it is not of: a change empties these components in the browser, and nobody waits for `awaited` any more."""
+    def clears(self, *shown: Any) -> None:
+        """No answer stays beside an input that it is not of: a change empties these components in the browser."""
         for box in self.components:
-            box.change(None, None, list(shown), js=f"() => {json.dumps([_nothing(each) for each in shown])}", **AT_ONCE)
-            if awaited:
-                box.change(None, cancels=list(awaited), **AT_ONCE)
+            box.change(None, None, list(shown), js=f"() => {{ {self._changed} = true; return {_empty(shown)}; }}", **AT_ONCE)
+
+    def asks(self, button: gr.Button, function: Callable[..., Any], inputs: Sequence[Any], *, shown: Sequence[Any], kept: Sequence[Any] = (), **how: Any) -> None:
+        """A press of `button` answers in `shown` and `kept`, and a change of the input empties `shown`; so does an answer that comes after the change.
+
+        The browser decides: gradio's `cancels` (6.31) leaves "Error" beside what still ran, when its two replies come in one order and not the other.
+        Who presses again meanwhile is answered after it.
+        """
+        asked = button.click(function, list(inputs), [*shown, *kept], js=f"(...given) => {{ {self._changed} = false; return given; }}",
+                             trigger_mode="always_last", **how)
+        asked.then(None, None, list(shown), js=f"() => {self._changed} ? {_empty(shown)} : []", **AT_ONCE)
+        self.clears(*shown)
+
+    @property
+    def _changed(self) -> str:
+        """In the browser: whether the input is another than the one that was asked about."""
+        return f"window[{json.dumps(f'hfxfer-{self.elem_id}-changed')}]"
 
     def text(self, *values: Any) -> str:
         """The text as it was written; of a picture nothing."""
@@ -105,6 +119,11 @@ class InputBox:
         rows = kept_examples(self.served) if self.served.run else facts.card_examples(self.served, MOST_EXAMPLES)
         roles = ("image", "text", "text_pair")
         return [[example[role] for role in roles if role in example][:len(self.components)] for example in rows[:MOST_EXAMPLES]]
+
+
+def _empty(components: Sequence[Any]) -> str:
+    """JavaScript: their values when they show nothing."""
+    return json.dumps([_nothing(each) for each in components])
 
 
 def _nothing(component: Any) -> Any:

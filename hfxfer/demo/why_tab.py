@@ -53,8 +53,7 @@ class WhyTab:
                                    **AT_ONCE)
                 else:
                     shown = gr.HighlightedText(label=words.WEIGHTS, show_legend=True)
-        asked = ask.click(self.asked, [label, *which_one, *self.box.components], [said, shown, kept], **WHY_QUEUE, **OWN)
-        self.box.clears(said, shown, awaited=[asked])
+        self.box.asks(ask, self.asked, [label, *which_one, *self.box.components], shown=[said, shown], kept=[kept], **WHY_QUEUE, **OWN)
         for_clients = gr.Textbox(value="", visible=False)
         gr.Button(visible=False).click(named(self.explain, [*self.box.names, "label", *(["model"] if which else [])]),
                                        [*self.box.components, for_clients, *which_one], gr.JSON(visible=False), api_name="explain",
