@@ -31,7 +31,7 @@ from hfxfer.rowcheck import content_of
 from hfxfer.shards import FeatureStore
 from hfxfer.tasks._task import Problem, Task
 
-FORMAT = 4
+FORMAT = 5
 ROWS_AT_ONCE = 64
 """The most rows of a batch. Always whole: the values of a row may depend, in the last bits, on the batch that it was computed in."""
 

@@ -7,6 +7,7 @@ rounding, which is checked on real pixels before it is used. (Jacob et al. 2018,
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,11 @@ TOLERANCE = 1e-4
 """Largest difference between logits with and without, as a share of the largest logit (both in fp32)."""
 
 Pair = tuple[str, str]
+
+FUSED: dict[type, Callable[[Any], tuple[str, list]]] = {
+    torch.nn.ReLU: lambda act: ("relu", []), torch.nn.SiLU: lambda act: ("swish", []), torch.nn.Hardswish: lambda act: ("hardswish", []),
+    **dict.fromkeys((torch.nn.ReLU6, torch.nn.Hardtanh), lambda act: ("hardtanh", [act.min_val, act.max_val]))}
+"""Activations that oneDNN computes with the convolution, and what it calls them: a pass over the activations less."""
 
 
 def pairs(model: Any, logits: Callable[[], torch.Tensor]) -> tuple[Pair, ...]:
@@ -53,7 +59,8 @@ def folded(model: Any, found: tuple[Pair, ...]) -> Iterator[None]:
     # Torch's hardtanh_ (ReLU6 in place) computes a new tensor and copies it over the old one (2.15): a quarter of mobilenetv2_100's forward pass.
     in_place = [module for module in model.modules() if isinstance(module, torch.nn.Hardtanh) and module.inplace]
     for convolution, norm in modules:
-        convolution.forward, norm.forward = _Scaled(convolution, norm), _Activated(norm)
+        convolution.forward = _Scaled(convolution, norm)
+        norm.forward = _Activated(norm, convolution.forward)
     for activation in in_place:
         activation.inplace = False
     try:
@@ -124,10 +131,27 @@ class _Scaled:
         if self.norm.training:
             return type(self.convolution).forward(self.convolution, inputs)
         # Given, not put into the module, which several threads may be in.
-        weight, bias = self.weights() if torch.is_grad_enabled() else self.kept_weights()
-        if type(self.convolution) is torch.nn.Conv2d:
-            return self.convolution._conv_forward(inputs, weight, bias)
-        return _same(self.convolution, inputs, weight, bias)
+        weight, bias = self.weights() if torch.is_grad_enabled() else self.kept_weights(inputs)
+        one = self.convolution
+        if self.is_packed(inputs):
+            name, settings = self.activation() or ("none", [])
+            return torch.ops.mkldnn._convolution_pointwise(inputs, weight, bias, one.padding, one.stride, one.dilation, one.groups, name, settings, "")
+        if type(one) is torch.nn.Conv2d:
+            return one._conv_forward(inputs, weight, bias)
+        return _same(one, inputs, weight, bias)
+
+    def is_packed(self, inputs: torch.Tensor) -> bool:
+        """Whether oneDNN is called directly: with weights in its own order, which torch's convolution would bring them into in every call."""
+        one = self.convolution
+        return (type(one) is torch.nn.Conv2d and one.padding_mode == "zeros" and not isinstance(one.padding, str) and not torch.is_grad_enabled()
+                and inputs.device.type == "cpu" and inputs.dtype == one.weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+                and torch.backends.mkldnn.enabled and _has_onednn())
+
+    def activation(self) -> tuple[str, list] | None:
+        """What oneDNN calls the norm's activation, where the norm has one that nobody else watches and that may be computed with the convolution."""
+        act = getattr(self.norm, "act", None)
+        known = FUSED.get(type(act))
+        return known(act) if known and type(self.norm.drop) is torch.nn.Identity and _is_free(act) else None
 
     def weights(self) -> tuple[torch.Tensor, torch.Tensor]:
         norm = self.norm
@@ -138,14 +162,26 @@ class _Scaled:
         weight, bias = self.convolution._parameters["weight"], self.convolution._parameters["bias"]
         return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
 
-    def kept_weights(self) -> tuple[torch.Tensor, torch.Tensor]:
-        state = [(each.data_ptr(), each.dtype, each._version) for module in (self.convolution, self.norm)
-                 for each in (*module._parameters.values(), *module._buffers.values()) if each is not None]
+    def kept_weights(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`weights`, packed for inputs like these."""
+        packed = self.is_packed(inputs)
+        state = [packed, *((each.data_ptr(), each.dtype, each._version) for module in (self.convolution, self.norm)
+                           for each in (*module._parameters.values(), *module._buffers.values()) if each is not None)]
         of, weights = self.kept.found
         if of != state:
-            weights = self.weights()
+            weight, bias = self.weights()
+            if packed:
+                one = self.convolution
+                weight = torch.ops.mkldnn._reorder_convolution_weight(weight, one.padding, one.stride, one.dilation, one.groups, inputs.shape)
+            weights = weight, bias
             self.kept.found = state, weights
         return weights
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """True where this torch has what its compiler uses (2.0 and later, processors that oneDNN is built for)."""
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight"))
 
 
 def _same(convolution: Any, inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -178,18 +214,18 @@ class _Kept:
 
 
 class _Activated:
-    """A norm's forward where the convolution before it does the scaling: what else it does, an activation in timm."""
+    """A norm's forward where the convolution before it does the scaling: what else it does, an activation in timm, if that is not done yet."""
 
     copied_with_model = True
 
-    def __init__(self, norm: Any):
-        self.norm = norm
+    def __init__(self, norm: Any, scaled: _Scaled):
+        self.norm, self.scaled = norm, scaled
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         norm = self.norm
         if norm.training:
             return type(norm).forward(norm, inputs)
-        if not hasattr(norm, "act"):
+        if not hasattr(norm, "act") or (self.scaled.is_packed(inputs) and self.scaled.activation()):
             return inputs
         inputs = norm.drop(inputs)
         if isinstance(norm.act, torch.nn.Hardtanh) and not torch.is_grad_enabled() and _is_free(norm.act):

@@ -253,3 +253,44 @@ def test_an_activation_in_place_changes_nobody_elses_tensor():
             watched.register_forward_hook(lambda module, given, output: seen.append(output))
             assert torch.allclose(model(inputs), expected, atol=1e-4) and len(seen) == 1
     assert torch.equal(inputs, before)
+
+
+ACTIVATIONS = [torch.nn.ReLU(inplace=True), torch.nn.ReLU6(inplace=True), torch.nn.Hardtanh(-1.0, 0.5), torch.nn.SiLU(inplace=True),
+               torch.nn.Hardswish(), torch.nn.GELU(), torch.nn.Identity()]
+
+
+def convolved(activation, **settings):
+    """A convolution with timm's norm, which has its activation inside."""
+    torch.manual_seed(0)
+    norm = timm.layers.BatchNormAct2d(6, act_layer=lambda **_: activation)
+    return with_statistics(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, stride=2, padding=1, **settings), norm)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=lambda each: type(each).__name__)
+def test_an_activation_is_computed_once_whatever_it_is_and_however_many_there_are(activation):
+    model, size = convolved(activation), 17
+    found = pairs_of(model, pixels(size=size))
+    with torch.no_grad(), folding.folded(model, found):
+        got = [model(pixels(count, size)) for count in (4, 1, 3)]  # Weights are packed for the first.
+    assert found and all(torch.allclose(each, model(pixels(count, size)), atol=1e-5) for each, count in zip(got, (4, 1, 3)))
+
+
+def test_an_activation_that_is_watched_is_run_by_itself():
+    model, seen = convolved(torch.nn.ReLU()), []
+    found = pairs_of(model, pixels())
+    model[1].act.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].min().item()))
+    with torch.no_grad(), folding.folded(model, found):
+        got = model(pixels())
+    assert len(seen) == 1 and seen[0] < 0 and torch.allclose(got, model(pixels()), atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"padding_mode": "reflect"}, {"groups": 3}, {"dilation": 2}])
+def test_other_convolutions_give_what_they_gave(settings):
+    model = convolved(torch.nn.SiLU(), **settings)
+    found = pairs_of(model, pixels())
+    with torch.no_grad(), folding.folded(model, found):
+        got = model(pixels())
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(pixels())
+    assert found and torch.allclose(got, model(pixels()), atol=1e-5) and half.dtype == torch.bfloat16
+    assert torch.allclose(half.float(), got, atol=0.1 * float(got.abs().max()))
