@@ -94,7 +94,8 @@ class InputBox:
         for box in self.components:
             box.change(None, None, list(shown), js=f"() => {{ {self._changed} = true; return {_empty(shown)}; }}", **AT_ONCE)
 
-    def asks(self, button: gr.Button, function: Callable[..., Any], inputs: Sequence[Any], *, shown: Sequence[Any], kept: Sequence[Any] = (), **how: Any) -> None:
+    def asks(self, button: gr.Button, function: Callable[..., Any], inputs: Sequence[Any], *, shown: Sequence[Any],
+             kept: Sequence[Any] = (), **how: Any) -> None:
         """A press of `button` answers in `shown` and `kept`, and a change of the input empties `shown`; so does an answer that comes after the change.
 
         The browser decides: gradio's `cancels` (6.31) leaves "Error" beside what still ran, when its two replies come in one order and not the other.
