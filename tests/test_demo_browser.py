@@ -248,6 +248,8 @@ def test_a_batch_that_is_stopped_keeps_what_it_has(kind, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Served, "predict", slowly)
     monkeypatch.setattr("hfxfer.demo.batch_tab.CHUNK", 1)
+    kind.page.reload()
+    kind.page.get_by_role("tab", name="Predict").wait_for()
     place, status = panel(kind.page, "Batch"), kind.page.locator("#batch-status")
     (tmp_path / "many.txt").write_text("a good day\n" * 30, encoding="utf-8")
     upload(place, tmp_path / "many.txt")
