@@ -131,9 +131,9 @@ class _Scaled:
         if self.norm.training:
             return type(self.convolution).forward(self.convolution, inputs)
         # Given, not put into the module, which several threads may be in.
-        weight, bias = self.weights() if torch.is_grad_enabled() else self.kept_weights(inputs)
-        one = self.convolution
-        if self.is_packed(inputs):
+        one, packed = self.convolution, self.is_packed(inputs)
+        weight, bias = self.weights() if torch.is_grad_enabled() else self.kept_weights(inputs.shape if packed else None)
+        if packed:
             name, settings = self.activation() or ("none", [])
             return torch.ops.mkldnn._convolution_pointwise(inputs, weight, bias, one.padding, one.stride, one.dilation, one.groups, name, settings, "")
         if type(one) is torch.nn.Conv2d:
@@ -162,17 +162,16 @@ class _Scaled:
         weight, bias = self.convolution._parameters["weight"], self.convolution._parameters["bias"]
         return weight * scale.view(-1, 1, 1, 1), shift if bias is None else bias * scale + shift
 
-    def kept_weights(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`weights`, packed for inputs like these."""
-        packed = self.is_packed(inputs)
-        state = [packed, *((each.data_ptr(), each.dtype, each._version) for module in (self.convolution, self.norm)
+    def kept_weights(self, packed_for: torch.Size | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """`weights`, in oneDNN's order where inputs of a shape are given: the first shape's, whatever the next ones are."""
+        state = [packed_for is not None, *((each.data_ptr(), each.dtype, each._version) for module in (self.convolution, self.norm)
                            for each in (*module._parameters.values(), *module._buffers.values()) if each is not None)]
         of, weights = self.kept.found
         if of != state:
             weight, bias = self.weights()
-            if packed:
+            if packed_for is not None:
                 one = self.convolution
-                weight = torch.ops.mkldnn._reorder_convolution_weight(weight, one.padding, one.stride, one.dilation, one.groups, inputs.shape)
+                weight = torch.ops.mkldnn._reorder_convolution_weight(weight, one.padding, one.stride, one.dilation, one.groups, packed_for)
             weights = weight, bias
             self.kept.found = state, weights
         return weights

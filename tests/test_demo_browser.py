@@ -171,6 +171,17 @@ def test_what_was_written_under_why_stays_when_somebody_comes_back(kind):
     assert place.locator("textarea").first.input_value() == "a good film"
 
 
+def changed_while_it_is_explained(kind, begun, text):
+    """The Why panel and what it says, when its text is another than the one whose explanation has begun."""
+    kind.give()
+    place = panel(kind.page, "Why")
+    place.locator("textarea").first.fill("a good film")
+    place.get_by_role("button", name="Explain").click()
+    assert begun.wait(10)
+    place.locator("textarea").first.fill(text)
+    return place, kind.page.locator("#why")
+
+
 @pytest.mark.parametrize("opened", ["text"], indirect=True)
 def test_an_explanation_does_not_come_to_a_text_that_was_written_meanwhile(kind, monkeypatch):
     why_tab = importlib.import_module("hfxfer.demo.why_tab")
@@ -184,12 +195,7 @@ def test_an_explanation_does_not_come_to_a_text_that_was_written_meanwhile(kind,
         return found
 
     monkeypatch.setattr(why_tab, "explain_text", slowly)
-    kind.give()
-    place, said = panel(kind.page, "Why"), kind.page.locator("#why")
-    place.locator("textarea").first.fill("a good film")
-    place.get_by_role("button", name="Explain").click()
-    assert begun.wait(10)
-    place.locator("textarea").first.fill("a bad film")
+    place, said = changed_while_it_is_explained(kind, begun, "a bad film")
     assert explained.wait(20)
     kind.page.wait_for_timeout(1000)
     assert said.inner_text() == ""
@@ -209,12 +215,7 @@ def test_who_asks_again_while_an_explanation_is_made_gets_the_second(kind, monke
         return explain(predictor, row, text, target)
 
     monkeypatch.setattr(why_tab, "explain_text", slowly)
-    kind.give()
-    place, said = panel(kind.page, "Why"), kind.page.locator("#why")
-    place.locator("textarea").first.fill("a good film")
-    place.get_by_role("button", name="Explain").click()
-    assert begun.wait(10)
-    place.locator("textarea").first.fill("the best holiday")
+    place, said = changed_while_it_is_explained(kind, begun, "the best holiday")
     place.get_by_role("button", name="Explain").click()
     said.get_by_text("holiday").wait_for()
     assert texts == ["a good film", "the best holiday"]
